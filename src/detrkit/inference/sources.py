@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
+from detrkit.data.shards.packed_index import is_member, is_packed, packed_files
 from detrkit.errors import DataError
 
 VIDEO_SUFFIXES = (
@@ -82,11 +83,14 @@ def as_path(source: str | os.PathLike[str] | os.PathLike[bytes]) -> Path:
 def find_images(source: str | Path) -> list[Path]:
     """Find the images in a folder with its subfolders, links followed, or those of a glob; sorted by name.
 
-    Hidden files and folders are skipped. A warning counts files that do not end like an image.
+    Hidden files and folders are skipped. A warning counts files that do not end like an image. Those of packed data are
+    in the order of the data set.
 
     Raises:
         DataError: there are none.
     """
+    if is_packed(Path(source)):
+        return [path for path, _ in packed_files(source)]
     return _chosen(source, _expand(source), IMAGE_SUFFIXES, "images")
 
 
@@ -148,6 +152,8 @@ def image_ids(files: Iterable[SourceFile]) -> dict[Path, int]:
 def _with_names(path: Path, output_dir: Path) -> list[tuple[Path, Path]]:
     if not is_several(path):
         return [(path, Path(path.name))]
+    if is_packed(path):
+        return [(file, Path(name)) for file, name in packed_files(path)]
     root = path if path.is_dir() else _root_of(str(path))
     files = _expand(path)
     if output_dir.is_relative_to(root.resolve()) and output_dir != root.resolve():  # copies of an earlier run
@@ -197,7 +203,7 @@ def _mode(path: str | Path) -> int:
         return 0
     except OSError as error:
         if error.errno in _NOT_THERE:
-            return 0
+            return stat.S_IFREG if Path(path).parent.is_file() and is_member(Path(path)) else 0
         raise DataError(f"cannot look at {path}: {error.strerror or error}") from error
 
 

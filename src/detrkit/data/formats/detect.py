@@ -41,7 +41,7 @@ from detrkit.data.shards.packed_index import MANIFEST
 from detrkit.data.shards.storage import is_address
 from detrkit.data.validation.findings import Findings
 from detrkit.data.validation.pooling import pool_splits
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import ConfigError, DataError, ShardError
 from detrkit.ops.text import first_names
 
 
@@ -198,6 +198,8 @@ def _load(root: Path, data_format: str, options: ReadOptions) -> RawDataset:
         source = Source(index, options)
         try:
             splits = registry.format_by_name(name).load(source)
+        except ShardError:
+            raise
         except DataError as error:
             failures[name] = error
             continue

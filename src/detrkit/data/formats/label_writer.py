@@ -23,6 +23,7 @@ from detrkit.data.decode.mask_files import MaskFiles
 from detrkit.data.files.pairing import layout_key
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.data.records import ImageRecord, ObjectRecord
+from detrkit.data.shards.packed_index import is_member, open_file, read_file
 from detrkit.errors import DataError
 from detrkit.files import save_image
 from detrkit.structures import Categories
@@ -171,8 +172,11 @@ class LabelWriter(ABC):
         return name
 
     def _place(self, source: Path, target: Path) -> None:
-        """Link or copy an image file."""
+        """Link or copy an image file, or write one of packed data."""
         target.parent.mkdir(parents=True, exist_ok=True)
+        if is_member(source):
+            target.write_bytes(read_file(source))
+            return
         try:
             source = source.resolve(strict=True)  # a link to a link would be a link
             try:
@@ -209,7 +213,7 @@ def _suffix_of(path: Path) -> str:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with open_file(path) as file, Image.open(file) as image:
             kind = image.format or "PNG"
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return ".png"

@@ -8,22 +8,16 @@ from detrkit.data.files.source import Source
 from detrkit.data.formats.raw import RawDataset, RawSplit
 from detrkit.data.records import Split
 from detrkit.data.shards.packed_images import PackedImages
-from detrkit.data.shards.packed_index import KIND, MANIFEST, open_pack
+from detrkit.data.shards.packed_index import MANIFEST, is_packed, open_pack
 from detrkit.errors import DataError, ShardError
 from detrkit.structures import Categories
-
-_HEAD = 256
-"""Bytes at the start of the manifest that name its format."""
 
 
 def detect_packed(source: Source) -> str:
     """Name the index, if the folder, or the folder of the file, holds one."""
     file = source.options.file
-    path = source.root / MANIFEST
-    if (file is not None and file.name != MANIFEST) or not path.is_file():
-        return ""
-    with path.open("rb") as manifest:
-        return MANIFEST if KIND.encode() in manifest.read(_HEAD) else ""
+    named = file is None or file.name == MANIFEST
+    return MANIFEST if named and is_packed(source.root) else ""
 
 
 def load_packed(source: Source) -> dict[str, RawSplit]:

@@ -77,7 +77,7 @@ class PackedImages(StoredRecords):
     def names(self) -> list[str]:
         """See `StoredRecords`."""
         rows = range(len(self.split)) if self.rows is None else self.rows.tolist()
-        return [self.file_name(row) for row in rows]
+        return [self.split.file_name(row) for row in rows]
 
     def statistics(self) -> Mapping[str, Any] | None:
         """See `StoredRecords`."""
@@ -89,18 +89,13 @@ class PackedImages(StoredRecords):
         rows = self.split.columns["digest"] if self.rows is None else self.split.columns["digest"][self.rows]
         return map(bytes, rows)
 
-    def file_name(self, row: int) -> str:
-        """Name of the image of a row, as in `ImageRecord`."""
-        name: bytes = self.split.columns["names"][self.split.rows("name", row)].tobytes()
-        return name.decode("utf-8", "surrogateescape")
-
     def _record(self, row: int) -> ImageRecord:
         columns = self.split.columns
         panoptic = int(columns["panoptic"][row])
         return ImageRecord(
             int(columns["image_id"][row]),
             self.split.image_path(row),
-            self.file_name(row),
+            self.split.file_name(row),
             int(columns["height"][row]),
             int(columns["width"][row]),
             self._objects(row),

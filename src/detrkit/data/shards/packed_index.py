@@ -29,6 +29,8 @@ KIND = "detrkit pack"
 PACK_VERSION = 1
 """Version of the layout. Files of another version are refused."""
 
+_HEAD = 256
+"""Bytes at the start of the manifest that name its format."""
 _PACK_AGAIN = "pack the data again with detrkit pack DATA OUTPUT"
 
 
@@ -58,6 +60,11 @@ class PackedSplit:
     def shard_name(self, row: int) -> str:
         """Name of the shard of an image."""
         return str(self.facts["shards"][int(self.columns["shard"][row])]["name"])
+
+    def file_name(self, row: int) -> str:
+        """Name of an image in the data set, as in `ImageRecord`."""
+        name: bytes = self.columns["names"][self.rows("name", row)].tobytes()
+        return name.decode("utf-8", "surrogateescape")
 
     def image_path(self, row: int) -> Path:
         """Path of an image: that of its shard, and its name in it."""
@@ -149,6 +156,25 @@ def open_pack(root: str | Path, *, again: bool = False) -> PackedData:
 
 def _reopen(root: str, name: str) -> PackedSplit:
     return open_pack(root).splits[name]
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a local folder holds packed data."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return False
+    with path.open("rb") as manifest:
+        return KIND.encode() in manifest.read(_HEAD)
+
+
+def packed_files(folder: str | Path) -> list[tuple[Path, str]]:
+    """Path and name of each image of packed data.
+
+    Raises:
+        ShardError: see `PackedData`.
+    """
+    splits = open_pack(folder, again=True).splits.values()
+    return [(split.image_path(row), split.file_name(row)) for split in splits for row in range(len(split))]
 
 
 def is_member(path: Path) -> bool:
