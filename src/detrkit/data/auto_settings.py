@@ -76,7 +76,7 @@ def _image_size(split: Split, *, on_cpu: bool, square_resize: bool) -> tuple[int
     arrays, own_size = split.arrays, _own_square if square_resize else _own_size
     own = float(np.median(own_size(np.asarray(arrays.heights, np.float64), np.asarray(arrays.widths, np.float64))))
     relative = arrays.measure(lambda w, h, *image: np.sqrt(w * h) / own_size(*image))
-    small = float(np.percentile(relative, 10)) if len(relative) else 1.0
+    small = float(np.percentile(relative, 10, overwrite_input=True)) if len(relative) else 1.0
     target = 16 / small
     if not on_cpu:
         target = max(target, min(2 * target, own))

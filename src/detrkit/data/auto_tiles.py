@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from detrkit.data.records import Split
+from detrkit.data.split_arrays import Floats
 from detrkit.data.transforms.resize_crop import eval_transform
 
 SMALLEST = 8
@@ -35,12 +36,15 @@ def suggest_tiles(split: Split, image_size: int, *, square_resize: bool = False)
     """
     transform = eval_transform(image_size, square_resize=square_resize)
     arrays = split.arrays
-    sizes_of, which = np.unique(np.stack([arrays.heights, arrays.widths], axis=1), axis=0, return_inverse=True)
-    scale_of = [(math.prod(transform.output_size(h, w)) / (h * w)) ** 0.5 for h, w in sizes_of.tolist()]
-    scales = np.array(scale_of)[which.reshape(-1)]  # [n]
+
+    def gain_of(w: Floats, h: Floats, heights: Floats, widths: Floats) -> Floats:
+        sizes, which = np.unique(np.stack([heights, widths]).astype(np.int64), axis=1, return_inverse=True)
+        gains = [(math.prod(transform.output_size(h, w)) / (h * w)) ** 0.5 for h, w in sizes.T.tolist()]
+        return np.array(gains)[which.reshape(-1)]
+
     sides = arrays.measure(lambda w, h, *image: np.sqrt(w * h))
     longest = arrays.measure(lambda w, h, *image: np.maximum(w, h))
-    gains = scales[arrays.image_of[~np.asarray(arrays.crowd)]]
+    gains = arrays.measure(gain_of)
     resized = sides * gains
     if not len(sides):
         return None, "there are no objects to be small"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
 
 from detrkit.data.records import ImageRecord, Split, StoredRecords
 
@@ -17,9 +20,10 @@ def fingerprint(split: Split) -> str:
     Pixels, masks, the order of images and their folder do not count.
     """
     if isinstance(split.images, StoredRecords):
-        return hash_digests(split.images.digests())
+        return _hash(split.images.digests())
     names = dict(zip(split.categories.ids, split.categories.names, strict=True))
-    return hash_digests(image_digest(image, names) for image in split.images)
+    joined = b"".join(image_digest(image, names) for image in split.images)
+    return _hash(np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES))
 
 
 def image_digest(image: ImageRecord, names: Mapping[int, str]) -> bytes:
@@ -35,6 +39,7 @@ def image_digest(image: ImageRecord, names: Mapping[int, str]) -> bytes:
     return hashlib.blake2b(text.encode() + packed, digest_size=DIGEST_BYTES).digest()
 
 
-def hash_digests(digests: Iterable[bytes]) -> str:
-    """The fingerprint of images, from their digests in any order."""
-    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
+def _hash(digests: npt.NDArray[np.uint8]) -> str:
+    """The fingerprint of images, from their digests in any order, uint8 [n, 16]."""
+    halves = np.ascontiguousarray(digests).view(">u8")  # [n, 2], which sort as the bytes do
+    return hashlib.blake2b(digests[np.lexsort((halves[:, 1], halves[:, 0]))].tobytes(), digest_size=16).hexdigest()

@@ -8,13 +8,14 @@ are referenced by `FileMask` and decoded when they are needed, one image at a ti
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from detrkit.data.decode.mask_files import FileMask, MaskFiles
@@ -95,8 +96,8 @@ class StoredRecords(Sequence[ImageRecord]):
         """What `split_statistics` returns of these images, if it is stored; None: it is not."""
 
     @abstractmethod
-    def digests(self) -> Iterable[bytes]:
-        """The share of each image in the fingerprint of the split, see `image_digest`."""
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """The share of each image in the fingerprint of the split, uint8 [n, 16], see `image_digest`."""
 
 
 def select_images(images: Sequence[ImageRecord], indices: Sequence[int] | Ints) -> Sequence[ImageRecord]:

@@ -28,16 +28,19 @@ def class_factors(split: Split, threshold: float) -> dict[int, float]:
     Returns:
         Category id -> factor.
     """
-    images, classes = split.arrays.class_pairs()
+    shown = np.zeros(len(split.categories), np.int64)
     count = len(split)
-    if not isinstance(split.images, StoredRecords):  # there may be tiles
+    if isinstance(split.images, StoredRecords):
+        for _, classes in split.arrays.class_pairs():
+            shown += np.bincount(classes, minlength=len(shown))
+    else:  # tiles, whose classes are those of their image
         ids, numbers = np.unique([image.id for image in split.images], return_inverse=True)
-        images, classes = np.unique(np.stack([numbers[images], classes]), axis=1)
+        pairs = [np.stack([numbers[images], classes]) for images, classes in split.arrays.class_pairs()]
+        shown += np.bincount(np.unique(np.concatenate(pairs, axis=1), axis=1)[1], minlength=len(shown))
         count = len(ids)
-    shown = np.bincount(classes).tolist()
     return {
-        split.categories.ids[k]: max(1.0, (threshold * count / number) ** 0.5)
-        for k, number in enumerate(shown)
+        category_id: max(1.0, (threshold * count / number) ** 0.5)
+        for category_id, number in zip(split.categories.ids, shown.tolist(), strict=True)
         if number
     }
 
@@ -59,8 +62,8 @@ def repeat_factors(split: Split, threshold: float) -> Floats | None:
     if threshold:
         by_class = class_factors(split, threshold)
         of_class = np.array([by_class.get(category_id, 1.0) for category_id in split.categories.ids])
-        images, classes = split.arrays.class_pairs()
-        np.maximum.at(factors, images, of_class[classes])
+        for images, classes in split.arrays.class_pairs():
+            np.maximum.at(factors, images, of_class[classes])
     empty = _empty_tiles(split)
     if empty.any():
         factors[empty] = min(1.0, float((~empty).sum()) / float(empty.sum()))

@@ -6,7 +6,8 @@ records of a large packed split would take minutes and gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import mmap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_PART = 1 << 19
-"""Objects that are measured at a time."""
+_PART = 1 << 16
+"""Images that are looked at together."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -45,18 +46,25 @@ class SplitArrays:
     @cached_property
     def counts(self) -> Ints:
         """int64 [n], objects of each image that are no crowd."""
-        totals = np.zeros(len(self.crowd) + 1, np.int64)
-        np.cumsum(~self.crowd, out=totals[1:])
-        ends = np.asarray(self.ends, np.int64)
-        return totals[ends] - totals[np.concatenate([[0], ends[:-1]])] if len(ends) else ends
+        counts = np.zeros(len(self.ends), np.int64)
+        for images, objects in self._parts():
+            totals = np.concatenate([[0], np.cumsum(~self.crowd[objects])])
+            ends = np.asarray(self.ends[images], np.int64) - objects.start
+            counts[images] = totals[ends] - totals[np.concatenate([[0], ends[:-1]])]
+        return counts
 
-    @property
-    def image_of(self) -> npt.NDArray[np.int32]:
-        """int32 [m], index of the image of each object."""
-        return np.repeat(np.arange(len(self.ends), dtype=np.int32), np.diff(self.ends, prepend=0))
+    def _parts(self) -> Iterator[tuple[slice, slice]]:
+        """Images, and their objects, of one part after the other: arrays of all objects may not fit into memory."""
+        for start in range(0, len(self.ends), _PART):
+            stop = min(start + _PART, len(self.ends))
+            yield slice(start, stop), slice(int(self.ends[start - 1]) if start else 0, int(self.ends[stop - 1]))
+
+    def _image_of(self, images: slice, objects: slice) -> Ints:
+        """Index of the image of each object of a part, within the part."""
+        return np.repeat(np.arange(images.stop - images.start), np.diff(self.ends[images], prepend=objects.start))
 
     def measure(self, measure: Callable[[Floats, Floats, Floats, Floats], Floats]) -> Floats:
-        """A number for each object that is no crowd, computed part by part, since the whole may not fit into memory.
+        """A number for each object that is no crowd.
 
         Args:
             measure: function of the width and height of k boxes, and the height and width of their images, float64 [k].
@@ -64,26 +72,39 @@ class SplitArrays:
         Returns:
             float64 [objects that are no crowd], in their order.
         """
-        values, filled, images = np.empty(int(self.counts.sum())), 0, self.image_of
-        for start in range(0, len(self.crowd), _PART):
-            part = slice(start, start + _PART)
-            chosen = ~self.crowd[part]
-            boxes, image = self.boxes[part][chosen], images[part][chosen]
-            heights, widths = (side[image].astype(np.float64) for side in (self.heights, self.widths))
+        values, filled = np.empty(int(self.counts.sum())), 0
+        for images, objects in self._parts():
+            chosen = ~np.asarray(self.crowd[objects])
+            boxes, image = self.boxes[objects][chosen], self._image_of(images, objects)[chosen]
+            heights, widths = (side[images][image].astype(np.float64) for side in (self.heights, self.widths))
             some = measure(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1], heights, widths)
             values[filled : filled + len(some)] = some
             filled += len(some)
+            release_pages(self.boxes)
         return values
 
     def class_counts(self, *, crowd: bool = False) -> Ints:
         """Objects per class index, of those that are no crowd, or of crowds; as long as the largest index needs."""
-        chosen = self.crowd if crowd else ~np.asarray(self.crowd)
-        return np.bincount(self.class_indices[chosen]).astype(np.int64)
+        length = int(self.class_indices.max(initial=-1)) + 1
+        counts = np.zeros(length, np.int64)
+        for _, objects in self._parts():
+            chosen = np.asarray(self.crowd[objects]) == crowd
+            counts += np.bincount(self.class_indices[objects][chosen], minlength=length)
+        return counts
 
-    def class_pairs(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Image index and class index of each class of each image, crowds left out."""
-        chosen = ~np.asarray(self.crowd)
-        classes = np.asarray(self.class_indices[chosen], np.int64)
-        number = int(classes.max(initial=0)) + 1
-        keys = np.unique(self.image_of[chosen].astype(np.int64) * number + classes)
-        return keys // number, keys % number
+    def class_pairs(self) -> Iterator[tuple[Ints, Ints]]:
+        """Image index and class index of each class of each image, crowds left out, part by part."""
+        length = int(self.class_indices.max(initial=-1)) + 1
+        for images, objects in self._parts():
+            chosen = ~np.asarray(self.crowd[objects])
+            keys = self._image_of(images, objects) * length + self.class_indices[objects]
+            keys = np.sort(keys[chosen])
+            keys = keys[np.diff(keys, prepend=-1) > 0]
+            yield images.start + keys // max(length, 1), keys % max(length, 1)
+
+
+def release_pages(column: npt.NDArray[Any]) -> None:
+    """Give back the memory of a mapped file, which is read again when it is needed."""
+    mapped = getattr(column, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

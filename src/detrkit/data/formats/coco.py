@@ -23,7 +23,7 @@ from detrkit.errors import DataError
 from detrkit.ops.text import first_names
 from detrkit.structures import Categories
 
-_LARGEST_ID = 2**63 - 1
+LARGEST_ID = 2**63 - 1
 """The largest 64-bit integer: ids must fit into an int64 tensor."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 """Integers as text, without the underscores that Python's `int` accepts."""
@@ -45,16 +45,39 @@ def load_coco(source: Source) -> dict[str, RawSplit]:
 
 def _read_file(file: CocoFile, source: Source) -> RawSplit:
     """Read one json file."""
+    content = read_content(file.path, source.findings)
+    return read_records(content, file, source)
+
+
+def read_records(
+    content: dict[str, Any],
+    file: CocoFile,
+    source: Source,
+    *,
+    categories: Categories | None = None,
+    numbers: tuple[Sequence[int], Sequence[int]] | None = None,
+) -> RawSplit:
+    """Read the images, categories and annotations of a COCO file, or of a part of one.
+
+    Args:
+        content: lists under `images`, `annotations` and `categories`; it is consumed.
+        file: the file, and where its images may lie.
+        source: takes findings.
+        categories: the categories of a part; None: those of the content.
+        numbers: of a part, the position of each image and of each annotation in the file; None: it is the whole file.
+
+    Raises:
+        DataError: categories contradict each other, or no image of a whole file can be found.
+    """
     path, findings, segmentations = file.path, source.findings, source.options.segmentations
-    content = read_content(path, findings)
-    images, by_id = read_images(content["images"], file, source)
-    categories = read_categories(content, path, findings)
+    images, by_id = read_images(content["images"], file, source, numbers and numbers[0])
+    categories = categories or read_categories(content, path, findings)
     annotations = content["annotations"]
     content.clear()
     annotations.reverse()
     for number in range(len(annotations)):
         row = annotations.pop()  # free each row at once: a large file would otherwise be in memory twice
-        where = f"annotations[{number}]"
+        where = f"annotations[{numbers[1][number] if numbers else number}]"
         if not isinstance(row, dict):
             findings.add("record_malformed", path, where, "expected an object with image_id, category_id and bbox")
             continue
@@ -70,7 +93,7 @@ def _read_file(file: CocoFile, source: Source) -> RawSplit:
         number_of_object = as_id(row.get("id"))
         owner.objects.append(
             RawObject(
-                None if number_of_object is None or abs(number_of_object) > _LARGEST_ID else number_of_object,
+                None if number_of_object is None or abs(number_of_object) > LARGEST_ID else number_of_object,
                 row.get("category_id"),
                 box,
                 row.get("area"),
@@ -88,24 +111,32 @@ def _has_size(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and any(box[2:])
 
 
-def read_images(rows: list[Any], file: CocoFile, source: Source) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
+def read_images(
+    rows: list[Any], file: CocoFile, source: Source, numbers: Sequence[int] | None = None
+) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
     """Find the images of the records under `images`, in their order, and index them by id for `find_image`.
 
+    Args:
+        rows: the records.
+        file: the file, and where its images may lie.
+        source: takes findings.
+        numbers: of a part of the file, the position of each record; None: these are all.
+
     Raises:
-        DataError: no image can be found.
+        DataError: no image of the whole file can be found.
     """
     path, findings = file.path, source.findings
-    names = [_file_name(row) for row in rows]
+    names = [image_name(row) for row in rows]
     files = source.finder.find(
         filter(None, names), file.folders, outside=file.outside, within=file.within, split_name=file.split_name
     )
-    if files and all(match.how in ("absent", "ambiguous") for match in files.values()):
+    if numbers is None and files and all(match.how in ("absent", "ambiguous") for match in files.values()):
         raise DataError(_none_found(path, [*file.folders, *file.outside], files))
     alike = _alike_ids(rows)
     images: list[RawImage] = []
     by_id: dict[Hashable, RawImage] = {}
     for position, (row, name) in enumerate(zip(rows, names, strict=True)):
-        where = f"images[{position}]"
+        where = f"images[{numbers[position] if numbers else position}]"
         if not name:
             findings.add("record_malformed", path, where, "an image needs a file_name")
             continue
@@ -120,7 +151,7 @@ def read_images(rows: list[Any], file: CocoFile, source: Source) -> tuple[list[R
             findings.add("image_moved", path, where, f"{name!r}, found {match.path}")
         number, text = as_id(row.get("id")), row["id"].strip() if isinstance(row.get("id"), str) else ""
         own_spelling = number in alike and text not in ("", str(number))
-        key = None if number is None or abs(number) > _LARGEST_ID or own_spelling else number
+        key = None if number is None or abs(number) > LARGEST_ID or own_spelling else number
         if key is None:
             findings.add("image_id_not_integer", path, where, repr(row.get("id")))
         image = RawImage(key, match.path, match.name, row.get("height"), row.get("width"), [], str(path), where)
@@ -134,7 +165,7 @@ def read_images(rows: list[Any], file: CocoFile, source: Source) -> tuple[list[R
     return images, by_id
 
 
-def _file_name(row: Any) -> str:
+def image_name(row: Any) -> str:
     """The file name of an image record; LVIS has only a URL (`coco_url`). Empty if there is none."""
     if not isinstance(row, dict):
         return ""

@@ -21,6 +21,8 @@ from detrkit.ops.text import first_names
 Kind = Literal["instances", "keypoints", "panoptic", ""]
 
 _LISTS = (re.compile(rb'"images"\s*:\s*\['), re.compile(rb'"annotations"\s*:\s*\['))
+_WINDOW, _OVERLAP = 1 << 24, 1 << 10
+"""Bytes of a file that are searched at a time, and those that windows share."""
 _MANY = 50
 """With more json files than this in one folder, they are taken for one file per image, and only a few are opened."""
 _FEW = 8
@@ -90,18 +92,32 @@ def holds_segments(path: Path) -> bool:
     if not path.is_file() or not path.stat().st_size:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b'"segments_info"') >= 0
+        return _holds(content, "segments_info")
 
 
 def _kind(content: bytes | mmap.mmap) -> Kind:
-    has_list = [bool(key.search(content)) for key in _LISTS]
+    has_list = [_holds(content, key) for key in _LISTS]
     if not any(has_list) or (not all(has_list) and _parses(content)):
         return ""
-    if content.find(b'"segments_info"') >= 0:
+    if _holds(content, "segments_info"):
         return "panoptic"
-    if content.find(b'"caption"') >= 0 and content.find(b'"bbox"') < 0:
+    if _holds(content, "caption") and not _holds(content, "bbox"):
         return ""
-    return "keypoints" if content.find(b'"keypoints"') >= 0 and content.find(b'"num_keypoints"') >= 0 else "instances"
+    return "keypoints" if _holds(content, "keypoints") and _holds(content, "num_keypoints") else "instances"
+
+
+def _holds(content: bytes | mmap.mmap, key: str | re.Pattern[bytes]) -> bool:
+    """Whether a text occurs: a pattern, or a key in quotes. It is searched window by window, to spare memory."""
+    for start in range(0, len(content), _WINDOW):
+        end = start + _WINDOW + _OVERLAP
+        if isinstance(key, str):
+            if content.find(f'"{key}"'.encode(), start, end) >= 0:
+                return True
+        elif key.search(content, start, end):
+            return True
+        if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            content.madvise(mmap.MADV_DONTNEED)
+    return False
 
 
 def _parses(content: bytes | mmap.mmap) -> bool:

@@ -53,7 +53,7 @@ def load_json(
     Raises:
         DataError: there is no such file, one does not parse, or two contradict each other.
     """
-    files = _files_of_splits(source, panoptic=panoptic)
+    files = files_of_splits(source, panoptic=panoptic)
     splits = {}
     for split, paths in sorted(files.items()):
         parts = [_read_file(path, split, source, read, panoptic=panoptic) for path in paths]
@@ -66,7 +66,7 @@ def load_json(
     return split_by_image(splits["train"], source)
 
 
-def _files_of_splits(source: Source, *, panoptic: bool) -> dict[str, list[Path]]:
+def files_of_splits(source: Source, *, panoptic: bool) -> dict[str, list[Path]]:
     """Split -> its COCO files: those that the user named, else those found in the data set."""
     options, maps = source.options, source.options.panoptic_json
     if options.annotation_files or (maps is not None and maps.is_file()):
@@ -100,6 +100,18 @@ def _read_file(
     path: Path, split: str, source: Source, read: Callable[[CocoFile, Source], RawSplit], *, panoptic: bool
 ) -> RawSplit:
     """Read one file; images that lie outside of the data set are noted."""
+    file = describe_file(path, split, source, panoptic=panoptic)
+    loaded = read(file, source)
+    if file.outside and (far := [i.path for i in loaded.images if not i.path.is_relative_to(source.root)]):
+        source.notes.append(
+            f"{len(far)} images of {path.name} lie outside of {source.root}, as {far[0]}; --train_images or "
+            "--val_images names another folder"
+        )
+    return loaded
+
+
+def describe_file(path: Path, split: str, source: Source, *, panoptic: bool = False) -> CocoFile:
+    """Say where the images of a file may lie."""
     root, within, png_dir = source.root, source.image_dirs[split], source.options.panoptic_dir
     folders = coco_layout.image_folders(root, path, within)
     png_folders = coco_layout.png_folders(root, path, png_dir) if panoptic else []
@@ -110,10 +122,4 @@ def _read_file(
             [folder for folder in some if folder.name != path.stem and folder != png_dir] for some in (folders, outside)
         )
     split_name = coco_layout.split_of_file(source.index, path)
-    loaded = read(CocoFile(path, split, folders, outside, within, split_name), source)
-    if outside and (far := [image.path for image in loaded.images if not image.path.is_relative_to(root)]):
-        source.notes.append(
-            f"{len(far)} images of {path.name} lie outside of {root}, as {far[0]}; --train_images or --val_images "
-            "names another folder"
-        )
-    return loaded
+    return CocoFile(path, split, folders, outside, within, split_name)

@@ -24,7 +24,7 @@ Layouts that are detected (`DATA` is the path that the user named):
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,14 +102,13 @@ def open_dataset(
             dataset = _open_address(str(data), data_format)
         else:
             _must_exist(root)
-            named = {"train": train_json, "val": val_json}
-            options = ReadOptions(
-                root if root.is_file() else None,
-                {split: path for split, text in named.items() if (path := _resolve(root, text))},
-                {"train": _resolve(root, train_images), "val": _resolve(root, val_images)},
-                _resolve(root, panoptic_json),
-                _resolve(root, panoptic_dir),
-                segmentations,
+            options = make_options(
+                root,
+                {"train": train_json, "val": val_json},
+                {"train": train_images, "val": val_images},
+                panoptic_json,
+                panoptic_dir,
+                segmentations=segmentations,
                 files_only=not data,
             )
             dataset = _load(root, _choose_format(data_format, options), options)
@@ -122,6 +121,32 @@ def open_dataset(
     if pooled:
         pool_splits(dataset)
     return dataset
+
+
+def make_options(
+    root: Path,
+    files: Mapping[str, str],
+    folders: Mapping[str, str],
+    panoptic_json: str = "",
+    panoptic_dir: str = "",
+    *,
+    segmentations: bool = True,
+    files_only: bool = False,
+) -> ReadOptions:
+    """Resolve the paths that the user named besides the data set; see `open_dataset`.
+
+    Raises:
+        DataError: there is nothing at one of them.
+    """
+    return ReadOptions(
+        root if root.is_file() else None,
+        {split: path for split, text in files.items() if (path := _resolve(root, text))},
+        {split: _resolve(root, text) for split, text in folders.items()},
+        _resolve(root, panoptic_json),
+        _resolve(root, panoptic_dir),
+        segmentations,
+        files_only,
+    )
 
 
 def _open_address(address: str, data_format: str) -> RawDataset:

@@ -112,6 +112,8 @@ class RawDataset:
     """Whether train and val are one split, `train`, of which the images of a fold are held out."""
     box_format: str = "auto"
     """Box format that the user named, a name of `box_formats.BOX_FORMATS`; auto: that of the data format."""
+    is_part: bool = False
+    """Whether the records are a part of a large file, so that nothing is decided of the whole."""
     held_out_split: dict[str, Any] | None = None
     """The split that the check held out, if any: seed, fraction, and the file names of both splits."""
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,17 @@ from typing import Any
 from detrkit.config.options import config_from_options
 from detrkit.config.packing import PackConfig
 from detrkit.data.formats.detect import open_dataset
-from detrkit.data.shards.packed_index import KIND, MANIFEST, PACK_VERSION
+from detrkit.data.records import Split
+from detrkit.data.shards.pack_large import LargeCoco, find_large, open_large
+from detrkit.data.shards.packed_images import PackedImages
+from detrkit.data.shards.packed_index import KIND, MANIFEST, PACK_VERSION, open_split
 from detrkit.data.shards.split_writer import SplitWriter
 from detrkit.data.validation.findings import ACTIONS
-from detrkit.data.validation.validate import CheckReport, check_dataset
-from detrkit.errors import ConfigError
+from detrkit.data.validation.statistics import split_statistics
+from detrkit.data.validation.validate import check_dataset
+from detrkit.errors import ConfigError, DataError
 from detrkit.files import atomic_folder, expect_new_folder, write_atomic
+from detrkit.structures import Categories
 
 _MANY = 2**31
 """More objects than any image has, so that none is reported for the number of queries."""
@@ -73,43 +81,105 @@ def pack_dataset(config: PackConfig, progress: Progress = lambda total: lambda: 
     output = Path(config.output)
     expect_new_folder(output)
     _expect_outside(output, Path(config.data))
+    large = find_large(config)
+    if large is not None:
+        return _pack_large(large, config, output, progress)
     raw = open_dataset(**config.dataset_kwargs(), val_fraction=0)
     if raw.is_packed:
         raise ConfigError(f"expected a data set to pack, found {config.data}, which is packed already")
     report = check_dataset(raw, num_queries=_MANY, compare_images="val" not in raw.splits)
-    with atomic_folder(output) as folder:
-        manifest = _write(folder, report, int(config.shard_mb * 1e6), progress)
-        write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    return PackResult(
-        output,
-        {name: facts["images"] for name, facts in manifest["splits"].items()},
-        sum(facts["objects"] for facts in manifest["splits"].values()),
-        sum(len(facts["shards"]) for facts in manifest["splits"].values()),
-        [*report.notes, *_left_out(report)],
-    )
-
-
-def _write(folder: Path, report: CheckReport, shard_bytes: int, progress: Progress) -> dict[str, Any]:
-    """Write shards and columns; returns the manifest."""
-    (folder / "index").mkdir()
-    suffixes: dict[str, int] = {}
     group_of = report.duplicates.group_of() if report.duplicates else {}
     categories = next(iter(report.splits.values())).categories
     advance = progress(sum(map(len, report.splits.values())))
-    splits: dict[str, Any] = {}
-    for name, split in report.splits.items():
-        writer = SplitWriter(folder, name, categories, suffixes, shard_bytes)
-        for image in split.images:
-            writer.add(image, report.infos[image.path], group_of.get(image.path, -1))
-            advance()
-        splits[name] = writer.close() | {"statistics": report.statistics[name]}
-    return {
-        "format": KIND,
-        "version": PACK_VERSION,
-        "categories": categories.to_plain(),
-        "suffixes": list(suffixes),
-        "splits": splits,
-    }
+    with atomic_folder(output) as folder:
+        pack = PackWriter(folder, categories, int(config.shard_mb * 1e6))
+        for name, split in report.splits.items():
+            with pack.split(name) as writer:
+                for image in split.images:
+                    writer.add(image, report.infos[image.path], group_of.get(image.path, -1))
+                    advance()
+        pack.close()
+    return pack.result(output, [*report.notes, *_left_out(report.counts())])
+
+
+def _pack_large(large: LargeCoco, config: PackConfig, output: Path, progress: Progress) -> PackResult:
+    """Pack COCO files that do not fit into memory."""
+    begin = time.monotonic()
+    with atomic_folder(output) as folder:
+        opened = open_large(large, folder)
+        seconds = time.monotonic() - begin
+        advance = progress(opened.images)
+        pack = PackWriter(folder, opened.categories, int(config.shard_mb * 1e6))
+        for name in opened.parts:
+            with pack.split(name) as writer:
+                for image, info in opened.records(name, config):
+                    writer.add(image, info)
+                    advance()
+            if not writer.images:
+                left_out = "; ".join(["", *_left_out(large.counts)])
+                raise DataError(
+                    f"expected images for {name} in {large.files[name]}, found none that can be used among the "
+                    f"{opened.parts[name].images} listed{left_out}"
+                )
+        shutil.rmtree(opened.folder)
+        pack.close()
+    notes = [
+        f"{path.name} ({path.stat().st_size / 1e6:.0f} MB) was read in {opened.parts[name].number} parts"
+        for name, path in large.files.items()
+    ]
+    notes[-1] += f", in {seconds:.0f} s; copies of one image were not searched for, and unused files are not listed"
+    return pack.result(output, [*large.source.notes, *notes, *_left_out(large.counts)])
+
+
+class PackWriter:
+    """Writes the splits of a packed data set.
+
+    Args:
+        folder: an existing folder.
+        categories: classes of the data set.
+        shard_bytes: see `TarWriter`.
+    """
+
+    def __init__(self, folder: Path, categories: Categories, shard_bytes: int) -> None:
+        self.folder, self.categories, self.shard_bytes = folder, categories, shard_bytes
+        self.splits: dict[str, Any] = {}
+        self._suffixes: dict[str, int] = {}
+        (folder / "index").mkdir()
+
+    @contextmanager
+    def split(self, name: str) -> Iterator[SplitWriter]:
+        """A writer of the images of a split, which is finished at the end of the block."""
+        writer = SplitWriter(self.folder, name, self.categories, self._suffixes, self.shard_bytes)
+        try:
+            yield writer
+        finally:
+            facts = writer.close()
+        if not writer.images:
+            return
+        packed = open_split(str(self.folder), name, facts, tuple(self._suffixes), self.folder)
+        split = Split(name, PackedImages(packed, self.categories), self.categories, str(self.folder))
+        self.splits[name] = facts | {"statistics": split_statistics(split, _MANY)}
+
+    def close(self) -> None:
+        """Write the manifest, without which the folder is no packed data."""
+        manifest = {
+            "format": KIND,
+            "version": PACK_VERSION,
+            "categories": self.categories.to_plain(),
+            "suffixes": list(self._suffixes),
+            "splits": self.splits,
+        }
+        write_atomic(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+    def result(self, output: Path, notes: list[str]) -> PackResult:
+        """The packed data set, once it is in place."""
+        return PackResult(
+            output,
+            {name: facts["images"] for name, facts in self.splits.items()},
+            sum(facts["objects"] for facts in self.splits.values()),
+            sum(len(facts["shards"]) for facts in self.splits.values()),
+            notes,
+        )
 
 
 def _expect_outside(output: Path, data: Path) -> None:
@@ -122,9 +192,8 @@ def _expect_outside(output: Path, data: Path) -> None:
         raise ConfigError(f"expected a folder outside of the data set {data} to write to, found {output}; name another")
 
 
-def _left_out(report: CheckReport) -> list[str]:
+def _left_out(counts: Mapping[str, int]) -> list[str]:
     """One sentence on the files and records that the check left out, if any."""
-    counts = report.counts()
     kinds = [kind for kind in counts if ACTIONS[kind].outcome in ("dropped", "unused")]
     return (
         [f"left out by the check (see detrkit check): {', '.join(f'{counts[k]} {k}' for k in kinds)}"] if kinds else []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from detrkit.data.decode.mask_files import FileMask
 from detrkit.data.records import ImageRecord, ObjectRecord, StoredRecords
@@ -81,13 +82,13 @@ class PackedImages(StoredRecords):
 
     def statistics(self) -> Mapping[str, Any] | None:
         """See `StoredRecords`."""
-        stored: Mapping[str, Any] = self.split.facts["statistics"]
+        stored: Mapping[str, Any] | None = self.split.facts.get("statistics")
         return stored if self.rows is None else None
 
-    def digests(self) -> Iterable[bytes]:
+    def digests(self) -> npt.NDArray[np.uint8]:
         """See `StoredRecords`."""
-        rows = self.split.columns["digest"] if self.rows is None else self.split.columns["digest"][self.rows]
-        return map(bytes, rows)
+        column = self.split.columns["digest"]
+        return column if self.rows is None else column[self.rows]
 
     def _record(self, row: int) -> ImageRecord:
         columns = self.split.columns

@@ -93,16 +93,13 @@ class PackedData:
         content = self.storage.read(MANIFEST)
         self.manifest = _parse(content, self.storage.locate(MANIFEST))
         folder = Path(self.root) if self.storage.is_local else _download(self.storage, content, self.manifest)
-        self.splits = {name: self._open_split(name, facts, folder) for name, facts in self.manifest["splits"].items()}
+        suffixes = tuple(self.manifest["suffixes"])
+        self.splits = {
+            name: open_split(self.root, name, facts, suffixes, folder)
+            for name, facts in self.manifest["splits"].items()
+        }
         if self.storage.is_local:
             self._check_shards()
-
-    def _open_split(self, name: str, facts: dict[str, Any], folder: Path) -> PackedSplit:
-        columns = {
-            column: open_column(folder / "index" / f"{name}.{column}.npy", facts["columns"][column], COLUMNS[column])
-            for column in facts["columns"]
-        }
-        return PackedSplit(self.root, name, facts, tuple(self.manifest["suffixes"]), columns)
 
     def _check_shards(self) -> None:
         """Compare the sizes of all shards with those that were written."""
@@ -132,6 +129,26 @@ class PackedData:
             kind, at = "mask", split.rows("masks", row).start + int(PurePosixPath(member[14:]).stem)
         offset, length, crc = (int(split.columns[f"{kind}_{name}"][at]) for name in ("offset", "length", "crc"))
         return self.storage.read_range(shard, offset, length, lambda data: zlib.crc32(data) == crc)
+
+
+def open_split(root: str, name: str, facts: dict[str, Any], suffixes: tuple[str, ...], folder: Path) -> PackedSplit:
+    """Map the columns of a split into memory.
+
+    Args:
+        root: folder or address of the data set.
+        name: name of the split.
+        facts: its entry in the manifest.
+        suffixes: endings of members.
+        folder: the local folder of `index`.
+
+    Raises:
+        ShardError: a column is missing, or not what was written.
+    """
+    columns = {
+        column: open_column(folder / "index" / f"{name}.{column}.npy", facts["columns"][column], COLUMNS[column])
+        for column in facts["columns"]
+    }
+    return PackedSplit(root, name, facts, suffixes, columns)
 
 
 _opened: dict[str, tuple[int, PackedData]] = {}

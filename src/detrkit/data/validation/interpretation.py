@@ -44,7 +44,8 @@ def interpret_annotations(raw: RawDataset, probed: dict[str, Probed]) -> list[Do
             note = f"boxes are read as {reading.words} (--box_format {reading.name})"
             raw.notes += [note] if note not in raw.notes else []
         doubts += [doubt for doubt in (doubt_classes(raw_split, images),) if doubt is not None]
-        crowds_as_objects(raw_split, images, raw.findings)
+        if not raw.is_part:
+            crowds_as_objects(raw_split, images, raw.findings)
     for doubt in doubts:
         raw.findings.add(doubt.kind, doubt.source, "", doubt.detail)
     return doubts

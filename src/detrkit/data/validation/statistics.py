@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.data.records import Split, StoredRecords
+from detrkit.data.split_arrays import SplitArrays
 
 SMALL_AREA, LARGE_AREA = 32.0**2, 96.0**2
 """Limits of COCO between small, medium and large objects, in square pixels."""
@@ -31,7 +32,7 @@ def split_statistics(split: Split, num_queries: int) -> dict[str, Any]:
     per_class, images_of = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for name, number in zip(names, arrays.class_counts().tolist(), strict=False):
         per_class[name] += number
-    for name, number in zip(names, np.bincount(arrays.class_pairs()[1]).tolist(), strict=False):
+    for name, number in zip(names, _images_per_class(arrays), strict=False):
         images_of[name] += number
     return {
         "images": len(split.images),
@@ -51,6 +52,14 @@ def split_statistics(split: Split, num_queries: int) -> dict[str, Any]:
         "objects_per_class": per_class,
         "images_per_class": images_of,
     }
+
+
+def _images_per_class(arrays: SplitArrays) -> list[int]:
+    """Number of images with objects of each class index."""
+    counts = np.zeros(int(arrays.class_indices.max(initial=-1)) + 1, np.int64)
+    for _, classes in arrays.class_pairs():
+        counts += np.bincount(classes, minlength=len(counts))
+    return [int(count) for count in counts]
 
 
 def _median(values: np.ndarray[Any, Any]) -> float:

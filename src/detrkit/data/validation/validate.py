@@ -179,6 +179,24 @@ def check_dataset(
     return CheckReport(raw.format, raw.source, splits, found, statistics, notes, chosen, duplicates, known, refused)
 
 
+def check_part(raw: RawDataset) -> tuple[Split, dict[Path, ImageInfo]]:
+    """Validate a part of a large file, as `check_dataset` does it with a whole data set.
+
+    Args:
+        raw: one split; its findings take the defects.
+
+    Returns:
+        The records, of which there may be none, and the properties of all listed images.
+
+    Raises:
+        DataError: the file seems to be misread.
+    """
+    splits, known, _ = _clean_splits(
+        raw, num_queries=2**31, decode_all=False, measured=True, allow_doubtful=False, progress=None
+    )
+    return next(iter(splits.values())), known
+
+
 def _infos_of(split: Split, known: Mapping[Path, ImageInfo]) -> Mapping[Path, ImageInfo]:
     """Properties of the images of a split; of packed data that were not read, those of its images of many bits."""
     if not known and isinstance(split.images, StoredRecords):
@@ -218,7 +236,7 @@ def _clean_splits(
     for name, (images, infos) in probed.items():
         raw_split = raw.splits[name]
         splits[name] = _clean_split(raw_split, images, infos, findings, num_queries, exif[name], decode_all=decode_all)
-        if not splits[name].images:
+        if not splits[name].images and not raw.is_part:
             raise_doubt(doubts)  # the more specific error
             raise DataError(_nothing_usable(name, raw_split, findings))
         _note_many_lost(raw, splits[name], images)
