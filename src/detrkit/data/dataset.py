@@ -110,7 +110,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 f"--copy_paste needs objects with segmentations, found none in {split.source}; "
                 "leave it at 0, and see --mosaic and --mixup"
             )
-        self._rows = ItemRows(split.images, index_of, with_masks=self._needs_masks)
+        self._rows = ItemRows(split.images, split.categories, index_of, with_masks=self._needs_masks)
         self._sizes = arrays.heights, arrays.widths
         self.aspect_ratios = arrays.widths / arrays.heights
         self.image_numbers = None if isinstance(split.images, StoredRecords) else _image_numbers(split.images)

@@ -10,6 +10,7 @@ import numpy as np
 
 from detrkit.data.records import ImageRecord, StoredRecords
 from detrkit.data.segmentation_json import pack_segmentation
+from detrkit.structures import Categories
 
 Row = dict[str, Any]
 """JSON-like data of an image: id, path, size, labels, boxes, area, and, where needed, tile, segmentations and files."""
@@ -23,12 +24,16 @@ class ItemRows:
 
     Args:
         images: the records.
+        categories: classes of the data.
         index_of: category id -> class index of the model; objects of other categories are left out, as are crowds.
         with_masks: whether rows have segmentations.
     """
 
-    def __init__(self, images: Sequence[ImageRecord], index_of: Mapping[int, int], *, with_masks: bool) -> None:
+    def __init__(
+        self, images: Sequence[ImageRecord], categories: Categories, index_of: Mapping[int, int], *, with_masks: bool
+    ) -> None:
         self._index_of, self._with_masks = index_of, with_masks
+        self._classes = [index_of.get(category_id, -1) for category_id in categories.ids]
         self._images = images if isinstance(images, StoredRecords) else None
         listed = [] if self._images is not None else images
         rows = [json.dumps(self._row(image), separators=(",", ":")).encode() for image in listed]
@@ -40,7 +45,7 @@ class ItemRows:
 
     def __getitem__(self, index: int) -> Row:
         if self._images is not None:
-            return self._row(self._images[index])
+            return self._images.item_row(index, self._classes, with_masks=self._with_masks)
         start = 0 if index == 0 else int(self._ends[index - 1])
         row: Row = json.loads(self._bytes[start : int(self._ends[index])].tobytes())
         return row

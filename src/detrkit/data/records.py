@@ -84,6 +84,16 @@ class StoredRecords(Sequence[ImageRecord]):
         """The records of these indices, in this order."""
 
     @abstractmethod
+    def item_row(self, index: int, classes: Sequence[int], *, with_masks: bool) -> dict[str, Any]:
+        """The part of a record that training needs, see `ItemRows`.
+
+        Args:
+            index: number of the record.
+            classes: class index of the model for each class index of the data; -1: the model has no such class.
+            with_masks: whether to add segmentations.
+        """
+
+    @abstractmethod
     def arrays(self) -> SplitArrays:
         """The numbers of all records."""
 

@@ -105,6 +105,6 @@ class SplitArrays:
 
 def release_pages(column: npt.NDArray[Any]) -> None:
     """Give back the memory of a mapped file, which is read again when it is needed."""
-    mapped = getattr(column, "_mmap", None)
+    mapped = getattr(column, "_mmap", None) or getattr(column.base, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

@@ -123,7 +123,10 @@ def open_column(path: Path, facts: dict[str, int], kind: tuple[str, int]) -> Col
             raise ShardError(f"expected {facts['bytes']} bytes in {path}, found {found}; {again}")
         if crc_of(path) != facts["crc32"]:
             raise ShardError(f"expected the file {path} as it was packed, found another checksum; {again}")
-        column: Column = np.load(path, mmap_mode="r", allow_pickle=False) if facts["rows"] else _empty(kind)
+        # the view of a plain array, which is faster to index
+        column: Column = (
+            np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray) if facts["rows"] else _empty(kind)
+        )
     except OSError as error:
         raise ShardError(f"expected a part of the index at {path}, found none ({error.strerror}); {again}") from None
     return column

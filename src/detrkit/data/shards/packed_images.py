@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -51,6 +51,29 @@ class PackedImages(StoredRecords):
     def select(self, indices: Ints) -> PackedImages:
         """The images of these indices, in this order."""
         return PackedImages(self.split, self.categories, indices if self.rows is None else self.rows[indices])
+
+    def item_row(self, index: int, classes: Sequence[int], *, with_masks: bool) -> dict[str, Any]:
+        """See `StoredRecords`; without the detour over records, since it is needed for every image."""
+        row = index if self.rows is None else int(self.rows[index])
+        columns, at = self.split.columns, self.split.rows("objects", row)
+        # lists, since most images have few objects, for which calls of numpy take longest
+        labels = [classes[k] for k in columns["class_index"][at].tolist()]
+        boxes, areas, crowd = (columns[name][at].tolist() for name in ("box", "area", "crowd"))
+        kept = [k for k, label in enumerate(labels) if label >= 0 and not crowd[k]]
+        item: dict[str, Any] = {
+            "id": int(columns["image_id"][row]),
+            "path": self.split.image_text(row),
+            "size": (int(columns["height"][row]), int(columns["width"][row])),
+            "labels": [labels[k] for k in kept],
+            "boxes": [boxes[k] for k in kept],
+            "area": [None if math.isnan(areas[k]) else areas[k] for k in kept],
+        }
+        if with_masks:
+            shapes = self._shapes(row, at.stop - at.start)
+            item["segmentations"] = [shapes[k] for k in kept]
+            masks = self.split.rows("masks", row)
+            item["files"] = [str(self.split.mask_path(row, k)) for k in range(masks.stop - masks.start)]
+        return item
 
     def arrays(self) -> SplitArrays:
         """The numbers of all records: the columns themselves, or copies of the chosen rows."""
@@ -105,8 +128,7 @@ class PackedImages(StoredRecords):
 
     def _objects(self, row: int) -> list[ObjectRecord]:
         columns, at = self.split.columns, self.split.rows("objects", row)
-        text: bytes = columns["shapes"][self.split.rows("shapes", row)].tobytes()
-        shapes: list[Any] = json.loads(text) if text else [None] * (at.stop - at.start)
+        shapes = self._shapes(row, at.stop - at.start)
         values = (columns[name][at].tolist() for name in ("object_id", "class_index", "box", "area", "crowd"))
         return [
             ObjectRecord(
@@ -120,6 +142,11 @@ class PackedImages(StoredRecords):
             )
             for k, (number, class_index, box, area, crowd, shape) in enumerate(zip(*values, shapes, strict=True))
         ]
+
+    def _shapes(self, row: int, number: int) -> list[Any]:
+        """The segmentations of the objects of an image as JSON has them."""
+        text: bytes = self.split.columns["shapes"][self.split.rows("shapes", row)].tobytes()
+        return json.loads(text) if text else [None] * number
 
     def _segmentation(self, row: int, shape: Any) -> Any:
         if isinstance(shape, dict) and "file" in shape:

@@ -68,8 +68,12 @@ class PackedSplit:
 
     def image_path(self, row: int) -> Path:
         """Path of an image: that of its shard, and its name in it."""
+        return Path(self.image_text(row))
+
+    def image_text(self, row: int) -> str:
+        """The same as text."""
         suffix = self.suffixes[int(self.columns["image_suffix"][row])]
-        return Path(f"{self.root}/{self.shard_name(row)}/{row:09}{suffix}")
+        return f"{self.root}/{self.shard_name(row)}/{row:09}{suffix}"
 
     def mask_path(self, row: int, number: int) -> Path:
         """Path of a mask file of an image."""
@@ -206,9 +210,12 @@ def read_file(path: Path) -> bytes:
         OSError: the file cannot be read.
         ShardError: the file in a shard cannot be read, or is not what was written.
     """
-    if not is_member(path):
-        return path.read_bytes()
-    return open_pack(path.parent.parent).read_member(path.parent.name, path.name)
+    shard = path.parent
+    if shard.suffix == ".tar":
+        _, opened = _opened.get(str(shard.parent), (0, None))
+        if opened is not None or is_member(path):
+            return (opened or open_pack(shard.parent)).read_member(shard.name, path.name)
+    return path.read_bytes()
 
 
 def open_file(path: Path) -> io.BufferedReader | io.BytesIO:
