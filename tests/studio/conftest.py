@@ -42,7 +42,8 @@ class StudioClient:
     @property
     def url(self) -> str:
         """The address to open in a browser."""
-        return f"http://127.0.0.1:{self.port}/?token={TOKEN}"
+        token = self.headers["Authorization"].removeprefix("Bearer ")
+        return f"http://127.0.0.1:{self.port}/?token={token}"
 
     def get(self, path: str, **headers: str) -> Answer:
         return Client(self.port).request("GET", path, None, {**self.headers, **headers})
