@@ -176,6 +176,26 @@ def test_merge_refuses_what_does_not_fit(folder: Path, checkpoint: Path, tmp_pat
         detrkit.merge(tmp_path)
 
 
+def test_packed_images_have_the_results_of_loose_ones(checkpoint: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "loose" / "images").mkdir(parents=True)
+    rows = [{"id": k, "file_name": f"{k}.png", "height": 60, "width": 80} for k in range(6)]
+    for row in rows:
+        Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(
+            tmp_path / "loose" / "images" / row["file_name"]
+        )
+    boxes = [{"id": k, "image_id": k, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400} for k in range(6)]
+    labels = {"images": rows, "annotations": boxes, "categories": [{"id": 1, "name": "cell"}]}
+    (tmp_path / "loose" / "annotations.json").write_text(json.dumps(labels))
+    detrkit.pack(tmp_path / "loose", tmp_path / "packed")
+    flags = {"threshold": 0.2, "device": "cpu"}
+    for k in (1, 2):
+        detrkit.predict_shard(tmp_path / "packed", checkpoint, f"{k}/2", output_dir=tmp_path / "out", **flags)
+    packed = {Path(row["file"]).name: row["detections"] for row in rows_of(detrkit.merge(tmp_path / "out").path)}
+    loose = detrkit.predict_shard(tmp_path / "loose" / "images", checkpoint, output_dir=tmp_path / "one", **flags)
+    assert packed == {row["file"]: row["detections"] for row in rows_of(loose.path)}
+
+
 def test_parquet_has_what_the_lines_have(
     folder: Path, mask_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

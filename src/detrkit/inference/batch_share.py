@@ -16,6 +16,7 @@ from pathlib import Path
 
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
+from detrkit.data.shards.packed_index import is_packed, packed_files
 from detrkit.errors import ConfigError, DataError
 from detrkit.inference.sources import as_path, is_several
 
@@ -86,7 +87,7 @@ def images_of_share(sources: Sequence[str], share: Share, listing: Listing) -> I
     """List the images of a share, folder by folder and sorted by name; `listing` counts those of all shares.
 
     Args:
-        sources: images, folders (with their subfolders) and globs. With several, the names of those in a folder begin
+        sources: images, folders (with their subfolders), packed data and globs. With several, names of those in a folder begin
             with that of the folder.
         share: which of the images to give.
         listing: is filled.
@@ -120,10 +121,13 @@ def _hash(name: str) -> int:
 
 def _images(sources: Sequence[Path]) -> Iterator[BatchImage]:
     for source in sources:
-        if not is_several(source):
+        above = f"{source.resolve().name}/" if len(sources) > 1 else ""
+        if is_packed(source):
+            for file, name in packed_files(source):
+                yield BatchImage(above + name, str(file))
+        elif not is_several(source):
             yield BatchImage(source.name, str(source))
         elif source.is_dir():
-            above = f"{source.resolve().name}/" if len(sources) > 1 else ""
             start = len(str(source).rstrip(os.sep)) + 1 if str(source) != "." else 0
             for path in FileIndex(source).files:
                 if path.lower().endswith(IMAGE_SUFFIXES):
