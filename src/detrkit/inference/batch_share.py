@@ -87,8 +87,8 @@ def images_of_share(sources: Sequence[str], share: Share, listing: Listing) -> I
     """List the images of a share, folder by folder and sorted by name; `listing` counts those of all shares.
 
     Args:
-        sources: images, folders (with their subfolders), packed data and globs. With several, names of those in a folder begin
-            with that of the folder.
+        sources: images, folders (with their subfolders), packed data and globs. With several, the names of images in a
+            folder begin with that of the folder.
         share: which of the images to give.
         listing: is filled.
 
