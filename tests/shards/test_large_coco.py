@@ -2,11 +2,8 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import detrkit
@@ -14,9 +11,9 @@ from detrkit import cli
 from detrkit.data.files.json_stream import stream_lists
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.shards import coco_parts, pack_large
+from detrkit.data.validation.findings import Findings
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
-from tests.conftest import ROOT
 
 from .test_packed_records import assert_same_split
 
@@ -174,27 +171,10 @@ def test_elements_are_read_across_the_borders_of_chunks(tmp_path: Path, monkeypa
         assert [json.loads(text) for _, _, text in stream_lists(path)] == [value for _, value in expected]
 
 
-@pytest.mark.slow  # two processes that import everything, and a file of 40 MB
-def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """40 MB of JSON, in parts of 1 MB and as a whole."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import shards as script
-
-    script.write_coco(tmp_path / "data", 40)
-    code = (
-        "import resource, sys, torch\n"
-        "from detrkit.data.shards import coco_parts, pack_large\n"
-        "import detrkit.data.shards.pack_dataset as module\n"
-        "coco_parts.PART_BYTES, pack_large.LARGE_BYTES = 1 << 20, int(sys.argv[1])\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"result = module.pack({str(tmp_path / 'data')!r}, sys.argv[2])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
-    )
-    grown = []
-    for limit in ("1000000", "1000000000"):
-        command = [sys.executable, "-c", code, limit, str(tmp_path / limit)]
-        grown.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
-    assert grown[0] < 100_000
-    assert grown[0] < grown[1] / 2
-    boxes = [check(tmp_path / limit).splits["train"].arrays.boxes for limit in ("1000000", "1000000000")]
-    assert np.array_equal(*boxes)
+def test_a_part_holds_a_share_of_the_file_however_large_it_is(data: Path, tmp_path: Path, small_parts) -> None:
+    path = data / "train.json"
+    (tmp_path / "parts").mkdir()
+    parts = [part.content for part in coco_parts.CocoParts(path, tmp_path / "parts", Findings())]
+    assert len(parts) > 3
+    assert max(len(json.dumps(part)) for part in parts) < path.stat().st_size
+    assert sum(len(part["images"]) for part in parts) == 11
