@@ -56,6 +56,7 @@ export class LineChart {
     const ys = points.map(([, y]) => y);
     this.xs = [...new Set(xs)].sort((a, b) => a - b);
     const [low, high] = data.yRange ?? [Math.min(0, ...ys), Math.max(...ys, 1e-9) * 1.05];
+    this.plot.hidden = !points.length;
     const [first, last] = xs.length ? [Math.min(...xs), Math.max(...xs)] : [0, 1];
     this.x = (/** @type {number} */ v) => LEFT + ((v - first) / (last - first || 1)) * (WIDTH - LEFT - RIGHT);
     this.first = first;
