@@ -197,3 +197,7 @@ def test_a_packed_image_reads_the_bytes_of_the_file(packed: Path) -> None:
         content = shard.extractfile(image.path.name)
         assert content is not None
         assert io.BytesIO(content.read()).getvalue() == read_file(image.path)
+
+
+def test_the_check_compares_file_names_of_the_data_set_not_numbers_in_shards(packed: Path) -> None:
+    assert "leakage_name" not in check_dataset(open_dataset(packed), decode_all=True).counts()

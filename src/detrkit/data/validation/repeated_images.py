@@ -11,12 +11,17 @@ from detrkit.data.validation.near_duplicates import NearDuplicates
 
 
 def note_repeated_images(
-    files: Mapping[str, Mapping[Path, ImageInfo]], duplicates: NearDuplicates | None, findings: Findings
+    files: Mapping[str, Mapping[Path, ImageInfo]],
+    file_names: Mapping[Path, str],
+    duplicates: NearDuplicates | None,
+    findings: Findings,
 ) -> None:
     """Report val images that are also in train, by content, by look and by name, and images of one look in a split.
 
     Args:
         files: split -> images, with their properties.
+        file_names: image -> name of its file in the data set, without folders; paths in packed data have
+            numbers. Images without one are not compared by name.
         duplicates: images that look alike; None: they were not searched for.
         findings: takes the findings.
     """
@@ -26,7 +31,7 @@ def note_repeated_images(
     partner = duplicates.partner if duplicates else {}
     shared_sizes = {info.bytes for info in train.values()} & {info.bytes for info in val.values()}
     hashes = {content_hash(path): path for path, info in train.items() if info.bytes in shared_sizes}
-    names = {path.name: path for path in train}
+    names = {file_names[path]: path for path in train if path in file_names}
     for path, info in val.items():
         same = hashes.get(content_hash(path)) if info.bytes in shared_sizes else None
         alike = [other for other in groups[group_of[path]] if other in train] if path in group_of else []
@@ -35,8 +40,8 @@ def note_repeated_images(
         elif alike:
             compared = [other for other in partner.get(path, ()) if other in train]
             findings.add("leakage_look", path, detail=f"like {(compared or alike)[0]}")
-        elif path.name in names:
-            findings.add("leakage_name", path, detail=f"as {names[path.name]}")
+        elif other := names.get(file_names.get(path, "")):
+            findings.add("leakage_name", path, detail=f"as {other}")
     for split in files.values():
         for group in groups:
             inside = [path for path in group if path in split]

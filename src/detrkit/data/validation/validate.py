@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from rich.console import Group
@@ -166,7 +167,9 @@ def check_dataset(
     if masks:
         _need_masks(splits, raw.format)
     files = {name: _infos_of(split, known) for name, split in splits.items()}
-    note_repeated_images(files, duplicates, findings)
+    images = chain.from_iterable(split.images for split in splits.values()) if known else ()
+    file_names = {image.path: PurePosixPath(image.file_name).name for image in images}
+    note_repeated_images(files, file_names, duplicates, findings)
     chosen, notes = resolve_value_range(files, value_range, findings)
     splits = {name: replace(split, value_range=chosen) for name, split in splits.items()}
     statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
