@@ -251,7 +251,7 @@ def test_peers_get_boxes_in_their_own_form() -> None:
 def test_a_peer_can_overfit_an_image(name: str) -> None:
     """The loss falls well below its beginning, and detections lie in the file's pixels and among the classes."""
     torch.manual_seed(0)
-    facts = peers.Facts(num_classes=2, most_objects=1, image_size=64, tokens=84)
+    facts = peers.Facts(num_classes=2, most_objects=1, image_size=64, tokens=84, coarse_tokens=20)
     peer = peers.PEERS[name].build(facts).train()
     target = Target(
         labels=torch.tensor([1]), boxes=torch.tensor([[0.5, 0.5, 0.5, 0.5]]), size=(64, 64), original_size=(128, 192)
