@@ -133,7 +133,7 @@ def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         ("predict", "--device_", "did you mean '--device'?"),
         ("export", "--opset", "ONNX files have opset 18"),
         ("export", "--imgsz", "did you mean '--image_size'?"),
-        ("export", "--device", "it belongs to detrkit train, eval, compare, predict, serve, explain and bench"),
+        ("export", "--device", "it belongs to detrkit train, eval, compare, review, predict, serve, explain and bench"),
     ],
 )
 def test_an_unknown_flag_is_answered_by_its_meaning(detrkit: Command, command: str, flag: str, expected: str) -> None:
