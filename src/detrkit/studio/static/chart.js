@@ -35,8 +35,8 @@ function ticks(low, high, count) {
 /** A chart; `draw` may be called again with new data, and keeps the focus and the place that is read. */
 export class LineChart {
   constructor() {
-    this.picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-hidden": "true" });
-    this.plot = html("div", { class: "plot", tabindex: 0, role: "img" }, this.picture);
+    this.svg = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-hidden": "true" });
+    this.plot = html("div", { class: "plot", tabindex: 0, role: "img" }, this.svg);
     this.readout = html("p", { class: "readout soft" });
     this.legend = html("p", { class: "legend" });
     this.node = html("figure", { class: "chart" }, this.plot, this.legend, this.readout);
@@ -66,7 +66,7 @@ export class LineChart {
     const whole = this.xs.every(Number.isInteger);
     const axis = ticks(first, last, 8).filter((value) => !whole || Number.isInteger(value));
     this.mark = svg("line", { class: "mark", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
-    this.picture.replaceChildren(
+    this.svg.replaceChildren(
       ...ticks(low, high, 5).flatMap((value) => [
         svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }),
         svg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value).replace(/\.?0+$/, "") || "0"),
@@ -117,7 +117,7 @@ export class LineChart {
 
   /** @param {PointerEvent} event */
   point(event) {
-    const box = this.picture.getBoundingClientRect();
+    const box = this.svg.getBoundingClientRect();
     const x = ((event.clientX - box.left) / box.width) * WIDTH;
     const distances = (this.xs ?? []).map((value) => Math.abs((this.x?.(value) ?? 0) - x));
     if (distances.length) this.read(distances.indexOf(Math.min(...distances)));

@@ -59,7 +59,7 @@ function kindOf(pair, background) {
  * @param {Pair[]} chosen
  * @param {{objects?: boolean, detections?: boolean, labels?: boolean}} [show]
  */
-function picture(report, image, labels, chosen, show = {}) {
+function drawing(report, image, labels, chosen, show = {}) {
   const objects = new Set(chosen.map((pair) => pair.object));
   const detections = new Set(chosen.map((pair) => pair.detection));
   const shapes = [
@@ -107,7 +107,7 @@ export async function mistakesSection(report, second, query) {
     const add = () => {
       const at = gallery.childElementCount;
       gallery.append(...found.slice(at, at + MOST).map(({ image, chosen }) =>
-        html("figure", {}, picture(report.report, image, pairs.labels, chosen), html("figcaption", {}, image.file))));
+        html("figure", {}, drawing(report.report, image, pairs.labels, chosen), html("figcaption", {}, image.file))));
       more.hidden = gallery.childElementCount >= found.length;
     };
     more.onclick = add;
@@ -196,9 +196,9 @@ function sideBySide(report, second, pairs, theirs) {
     const { one, two, mine, others } = both[Number(which.value)];
     const count = (/** @type {Pair[]} */ found) => `${found.length} error${found.length === 1 ? "" : "s"}`;
     place.replaceChildren(
-      html("figure", {}, picture(report.report, one, pairs.labels, [], { detections: false, labels: true }), html("figcaption", {}, "ground truth")),
-      html("figure", {}, picture(report.report, one, pairs.labels, mine, { objects: false, labels: true }), html("figcaption", {}, `${report.run.name}: ${count(mine)}`)),
-      html("figure", {}, picture(second.report, two, theirs.labels, others, { objects: false, labels: true }), html("figcaption", {}, `${second.run.name}: ${count(others)}`)),
+      html("figure", {}, drawing(report.report, one, pairs.labels, [], { detections: false, labels: true }), html("figcaption", {}, "ground truth")),
+      html("figure", {}, drawing(report.report, one, pairs.labels, mine, { objects: false, labels: true }), html("figcaption", {}, `${report.run.name}: ${count(mine)}`)),
+      html("figure", {}, drawing(second.report, two, theirs.labels, others, { objects: false, labels: true }), html("figcaption", {}, `${second.run.name}: ${count(others)}`)),
     );
   };
   which.addEventListener("change", draw);
