@@ -12,6 +12,7 @@ from typing import Any
 from detrkit.evaluation.report import write_report
 from detrkit.files import PROCESS
 from detrkit.ops.processes import ProcessMark
+from tests.serving.conftest import encode, noise
 
 METRICS = """epoch,step,seconds,train/loss,val/loss,val/AP,val/AP50
 1,5,2.5,9.5,8.5,0.1,0.2
@@ -70,3 +71,14 @@ def wait_for(condition: Any, seconds: float = 240) -> Any:
             return result
         time.sleep(0.1)
     raise TimeoutError(f"not true after {seconds} s")
+
+
+def make_project(folder: Path, checkpoint: Path) -> Path:
+    """A project with the runs `one` and `two`, each with a report on three images."""
+    (folder / "data").mkdir(parents=True)
+    for k in (1, 2, 3):
+        (folder / f"data/{k}.png").write_bytes(encode(noise(seed=k)))
+    for name, shift in (("one", 0.0), ("two", 40.0)):
+        run = make_run(folder / f"runs/{name}", checkpoint)
+        make_report(run / "report", folder / "data", shift=shift)
+    return folder

@@ -14,7 +14,7 @@ from tests.inference.conftest import checkpoint, mask_checkpoint, some_images
 from tests.serving.conftest import encode, noise, png
 
 from .conftest import studio_of
-from .projects import make_report, make_run, wait_for
+from .projects import make_project, make_run, wait_for
 
 __all__ = ["checkpoint", "mask_checkpoint", "some_images"]
 
@@ -24,14 +24,7 @@ JPEG = {"Content-Type": "image/png"}
 @pytest.fixture
 def project(tmp_path: Path, checkpoint: Path) -> Path:
     """A project with two runs, each with a report on three images."""
-    folder = tmp_path / "project"
-    (folder / "data").mkdir(parents=True)
-    for k in (1, 2, 3):
-        (folder / f"data/{k}.png").write_bytes(encode(noise(seed=k)))
-    for name, shift in (("one", 0.0), ("two", 40.0)):
-        run = make_run(folder / f"runs/{name}", checkpoint)
-        make_report(run / "report", folder / "data", shift=shift)
-    return folder
+    return make_project(tmp_path / "project", checkpoint)
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.inference.conftest import checkpoint, some_images
-from tests.serving.conftest import encode, noise, png
+from tests.serving.conftest import png
 
 from .conftest import HARMFUL, StudioClient, page_of, studio_of, wait_until
-from .projects import make_report, make_run, mark_running
+from .projects import make_project, mark_running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -27,13 +27,7 @@ PAGES = ("#/train", "#/train/new", "#/results", "#/results/runs%2Fone%2Freport?w
 @pytest.fixture
 def project(tmp_path: Path, checkpoint: Path) -> Path:
     """A project with a run that trains and one that was stopped, each with a report; a class has a harmful name."""
-    folder = tmp_path / "project"
-    (folder / "data").mkdir(parents=True)
-    for k in (1, 2, 3):
-        (folder / f"data/{k}.png").write_bytes(encode(noise(seed=k)))
-    for name, shift in (("one", 0.0), ("two", 40.0)):
-        run = make_run(folder / f"runs/{name}", checkpoint)
-        make_report(run / "report", folder / "data", shift=shift)
+    folder = make_project(tmp_path / "project", checkpoint)
     mark_running(folder / "runs/one", os.getpid(), epoch=2, epochs=4, batch=1, batches=2, loss=1.25, left="0:01:00")
     mark_running(folder / "runs/two", 2**22 + 1)
     return folder
