@@ -117,15 +117,15 @@ def all_cached(train: DetectionDataset, val: DetectionDataset) -> bool:
 
 
 def describe_cache(train: DetectionDataset, val: DetectionDataset) -> str:
-    """Describe the number and size of the cached images in a line for the user."""
-    caches = [dataset.cache for dataset in (train, val) if dataset.cache]
-    cached, total = sum(cache.count for cache in caches), len(train) + len(val)
-    if not cached:
+    """Describe the number and size of the cached images, or tiles, in a line for the user."""
+    parts, size = [], 0
+    for name, dataset in (("train", train), ("val", val)):
+        count, size = (dataset.cache.count, size + dataset.cache.nbytes) if dataset.cache else (0, size)
+        number = f"all {len(dataset)}" if count == len(dataset) else f"{count} of {len(dataset)}"
+        parts.append(f"{number} {name} {'images' if dataset.image_numbers is None else 'tiles'}")
+    if not size:
         return "no images; each is decoded in every epoch"
-    size = sum(cache.nbytes for cache in caches) / 1e9
-    return (
-        f"{'all' if all_cached(train, val) else f'{cached} of'} {total} images decoded once, {max(0.01, size):.2f} GB"
-    )
+    return f"{' and '.join(parts)} decoded once, {max(0.01, size / 1e9):.2f} GB"
 
 
 def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:

@@ -159,9 +159,12 @@ def test_cache_settings_and_their_messages(split: Split, monkeypatch: pytest.Mon
     assert train.nbytes == total
     assert 0 < val.nbytes <= total / 2
     message = describe_cache(made(split, train), made(split, val))
-    assert message == f"{11 + val.count} of 22 images decoded once, 0.01 GB"
+    assert message == f"all 11 train images and {val.count} of 11 val images decoded once, 0.01 GB"
     train, val = make_caches(TrainConfig(cache_gb=1.0, num_workers=0, devices=2), split, split)
-    assert describe_cache(made(split, train), made(split, val)) == "all 22 images decoded once, 0.01 GB"
+    assert (
+        describe_cache(made(split, train), made(split, val))
+        == "all 11 train images and all 11 val images decoded once, 0.01 GB"
+    )
     train, val = make_caches(TrainConfig(cache_gb=0, num_workers=0), split, split)
     assert (train.count, val.count) == (0, 0)
     assert describe_cache(made(split, train), made(split, val)) == ("no images; each is decoded in every epoch")
