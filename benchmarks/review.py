@@ -13,8 +13,9 @@ labels as they are, and spoiled/ (a training split) with 5 % of them changed, a 
 without an object, moved to another class, or shifted (IoU 0.3 to 0.6 with the true box). errors.json lists the changes.
 
 `folds` reviews spoiled/ by the detections of folds/, counts the errors among the first suspects, as many as a tenth of
-the labels, and writes corrected/, in which these errors are undone. `unseen` spoils the labels of the validation images
-of a detector in memory, with several seeds. It also ranks the same suspects by plain scores, for comparison.
+the labels (`--reviewed`), and writes corrected/, in which these errors are undone. `unseen` spoils the labels of the
+validation images of a detector in memory, with several seeds. It also ranks the same suspects by plain scores, for
+comparison.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ def main() -> None:
     spoil.add_argument("--output_dir", required=True)
     folds = steps.add_parser("folds", help="review the spoiled copy by folds")
     folds.add_argument("--folds", default="folds", help="name of the folder of folds in --output_dir")
+    folds.add_argument(
+        "--reviewed",
+        type=float,
+        default=0.1,
+        help="suspects that are corrected, as a share of the labels",
+    )
     folds.add_argument("--output_dir", required=True)
     unseen = steps.add_parser("unseen", help="spoil and review the validation images of a detector")
     unseen.add_argument("--weights", required=True, help="a detector that has not seen the validation images")
@@ -65,27 +72,28 @@ def main() -> None:
     if args.step == "spoil":
         make_copies(args.data, args.images, args.share, args.seed, Path(args.output_dir))
     elif args.step == "folds":
-        measure_folds(Path(args.output_dir), args.folds)
+        measure_folds(Path(args.output_dir), args.folds, args.reviewed)
     else:
         measure_unseen(args.weights, args.data, args.share, args.seeds)
 
 
-def measure_folds(folder: Path, folds: str) -> None:
-    """Print the recall of a review by folds, and write corrected/."""
+def measure_folds(folder: Path, folds: str, reviewed: float) -> None:
+    """Print the recall of a review by folds, and write corrected/, in which the errors found are undone."""
     config = ReviewConfig(source=str(folder / folds), data=str(folder / "spoiled"), num_workers=0)
     data = read_review_data(config, print)
     errors = json.loads((folder / "errors.json").read_text())
-    budget = len(data.labels) // 10
     ranked = find_suspects(data.arrays, data.sizes)
     suspects = ranked.rows
-    hits = {share: found(errors, suspects[: round(share * len(data.labels))], data) for share in (0.05, 0.1, 0.2)}
+    shares = sorted({0.05, 0.1, 0.2, reviewed})
+    hits = {share: found(errors, suspects[: round(share * len(data.labels))], data) for share in shares}
     print(f"{folder.name}: {len(data.images)} images, {len(data.labels)} labels, {len(errors)} of them spoiled")
     for share, each in hits.items():
         print(f"  first {share:.0%} of the labels: {describe(errors, each)}")
+    budget = round(reviewed * len(data.labels))
     reasons = Counter(suspect.reason for suspect in suspects[:budget])
     print(f"  reasons of the first {budget}: {dict(reasons)}")
     print(f"  expected recall: { {kind: round(value, 2) for kind, value in ranked.expected_recall.items()} }")
-    _write_corrected(folder, errors, hits[0.1])
+    _write_corrected(folder, errors, hits[reviewed])
     clean = read_review_data(ReviewConfig(source=str(folder / folds), data=str(folder / "clean"), num_workers=0), print)
     for name, each in (("spoiled", suspects), ("clean", find_suspects(clean.arrays, clean.sizes).rows)):
         print(f"  {name}: {sum(suspect.score > 0.5 for suspect in each)} suspects above 0.5")
