@@ -206,28 +206,30 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> bytes:
-    """A PNG with one panel per data set: AP over the budget, a line per model, means over the seeds."""
+    """A PNG with one panel per data set: AP by budget, a bar per model, means over the seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     sets = sorted({row["data"] for row in rows})
     models = list(dict.fromkeys(row["model"] for row in rows))
-    figure = Figure(figsize=(3.6 * len(sets) + 1.4, 3.4), layout="constrained")
+    budgets = sorted({row["minutes"] for row in rows})
+    figure = Figure(figsize=(1.2 + len(sets) * (0.5 + 0.5 * len(models) * len(budgets)), 2.8), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(sets), squeeze=False)[0]
+    panels = figure.subplots(1, len(sets), squeeze=False, sharey=True)[0]
     for axes, data in zip(panels, sets, strict=True):
         for number, model in enumerate(models):
-            values: dict[float, list[float]] = {}
-            for row in rows:
-                if (row["data"], row["model"]) == (data, model):
-                    values.setdefault(row["minutes"], []).append(row["AP"])
-            budgets = sorted(values)
-            look = {"color": f"C{number}", "linewidth": 2.2 if model.startswith("detrkit") else 1.4}
-            axes.plot(budgets, [mean(values[b]) for b in budgets], marker="o", markersize=4, label=model, **look)
-        axes.set(title=data, xlabel="CPU minutes", ylim=(0, None), xlim=(0, None))
-        axes.grid(color="0.92")
+            for place, minutes in enumerate(budgets):
+                wanted = (data, model, minutes)
+                found = [row["AP"] for row in rows if (row["data"], row["model"], row["minutes"]) == wanted]
+                if found:
+                    x = place + (number - (len(models) - 1) / 2) * 0.8 / len(models)
+                    bar = axes.bar(x, mean(found), 0.76 / len(models), color=f"C{number}", label=model)
+                    axes.bar_label(bar, fmt="%.2f", fontsize=8)
+        axes.set(title=data, xticks=range(len(budgets)), xticklabels=[f"{minutes:g} min" for minutes in budgets])
+        axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("AP (IoU 0.50:0.95)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
     return content.getvalue()
