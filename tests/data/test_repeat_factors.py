@@ -8,7 +8,14 @@ import pytest
 
 from detrkit.data.loader import EpochBatchSampler
 from detrkit.data.records import ImageRecord, Split
-from detrkit.data.repeat_factors import class_factors, describe_repeats, draw_repeated, repeat_factors
+from detrkit.data.repeat_factors import (
+    LONGEST,
+    class_factors,
+    describe_repeats,
+    draw_repeated,
+    repeat_factors,
+    suggest_threshold,
+)
 from detrkit.data.tile_records import tile_split
 from detrkit.ops.tiles import Tiling
 from tests.data.conftest import CATEGORIES, make_object
@@ -38,6 +45,28 @@ def test_the_factor_of_an_image_is_the_largest_of_its_classes(unequal: Split) ->
     assert factors[20] == 1
     assert repeat_factors(unequal, 0.0) is None
     assert repeat_factors(unequal, 0.01) is None
+
+
+def test_the_suggested_threshold_lengthens_an_epoch_by_at_most_half(unequal: Split) -> None:
+    assert suggest_threshold(unequal) == 0.3
+    many = [
+        ImageRecord(
+            k, Path(f"{k}.png"), f"{k}.png", 100, 100, [make_object(k, (3, 7, 20)[k // 2 % 3], (10, 10, 20, 20))]
+        )
+        for k in range(6)
+    ]
+    assert suggest_threshold(replace(unequal, images=many)) == 0  # each class is in a third of the images
+    longer = [
+        replace(image, objects=[make_object(100 + k, 7 if k < 2 else 20 if k < 11 else 3, (10, 10, 20, 20))])
+        for k, image in enumerate(unequal.images)
+    ]
+    split = replace(unequal, images=longer)
+    threshold = suggest_threshold(split)
+    factors = repeat_factors(split, threshold)
+    assert factors is not None
+    assert 1 < factors.sum() / 21 <= LONGEST
+    plain = replace(unequal, images=[replace(image, objects=image.objects[:1]) for image in unequal.images])
+    assert suggest_threshold(plain) == 0
 
 
 def test_crowds_make_no_class_frequent(unequal: Split) -> None:

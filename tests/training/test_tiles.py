@@ -122,3 +122,19 @@ def test_rare_classes_and_empty_tiles_are_announced_and_make_the_epoch(tiny: Any
     assert state["step"] > 11  # images
     with pytest.raises(ConfigError, match="repeat_threshold must be"):
         tiny(repeat_threshold=1.5)
+
+
+def test_an_automatic_threshold_is_a_number_that_a_resumed_run_keeps(
+    tiny: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detrkit.training.resolve_auto.suggest_threshold", lambda split: 0.9)
+    folder = tmp_path / "auto"
+    train(tiny(epochs=1, repeat_threshold="auto", batch_size=1, output_dir=str(folder)))
+    assert "per epoch, which has" in " ".join(capsys.readouterr().out.split())
+    first = torch.load(folder / "last.ckpt", weights_only=True)
+    assert first["detrkit"]["batches"]["repeat_threshold"] == 0.9
+    monkeypatch.setattr("detrkit.training.resolve_auto.suggest_threshold", lambda split: 0.0)
+    train(tiny(epochs=2, repeat_threshold="auto", batch_size=1, output_dir=str(folder), resume=str(folder)))
+    last = torch.load(folder / "last.ckpt", weights_only=True)
+    assert last["detrkit"]["batches"]["repeat_threshold"] == 0.9
+    assert last["progress"]["step"] == 2 * first["progress"]["step"]

@@ -122,9 +122,10 @@ class DataConfig(DataChoice):
     tile_overlap: NonNegativeInt | Literal["auto"] = "auto"
     """Least number of pixels that neighboring tiles share, at most half a tile. auto: as much as nearly all objects are
     long, so that some tile shows them whole, but at least an eighth and at most half of a tile."""
-    repeat_threshold: Fraction = 0.0
+    repeat_threshold: Fraction | Literal["auto"] = 0.0
     """Fraction of the images, 0..1, below which a class is rare (repeat-factor sampling, Gupta et al. 2019): the images
-    of a class that a fraction f shows occur sqrt(repeat_threshold / f) times per epoch. 0: every image occurs once."""
+    of a class that a fraction f shows occur sqrt(repeat_threshold / f) times per epoch. 0: every image occurs once;
+    auto: 0 unless less than a tenth of the images show some class."""
     square_resize: Annotated[bool, StoredAs.SETTING] = False
     """Resize both sides to image_size, whatever the shape of the image: batches need no padding, and images of all
     shapes share a batch."""

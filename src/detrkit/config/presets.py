@@ -48,6 +48,7 @@ def fast() -> Overrides:
         "iou_crop": 0.5,
         "color_jitter": 0.5,
         "no_aug_epochs": 5,
+        "repeat_threshold": "auto",
     }
 
 

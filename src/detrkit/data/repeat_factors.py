@@ -11,6 +11,15 @@ from detrkit.data.records import Split, StoredRecords
 
 Floats = NDArray[np.float64]
 
+RARE = 0.1
+"""Fraction of the images below which a class is rare to `suggest_threshold`."""
+
+THRESHOLDS = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
+"""Thresholds that `suggest_threshold` takes, the first that makes an epoch at most `LONGEST` times as long."""
+
+LONGEST = 1.5
+"""Growth of an epoch by the repeated images beyond which `suggest_threshold` takes a smaller threshold."""
+
 NAMED = 4
 """Rare classes that the line of a run names."""
 
@@ -68,6 +77,30 @@ def repeat_factors(split: Split, threshold: float) -> Floats | None:
     if empty.any():
         factors[empty] = min(1.0, float((~empty).sum()) / float(empty.sum()))
     return None if (factors == 1).all() else factors
+
+
+def suggest_threshold(split: Split) -> float:
+    """Threshold for `repeat_factors` from the classes of the training images.
+
+    With at most 0.3, rare classes gain in trainings of as many steps as without repetition, and the others as well
+    (docs/benchmarks/rare-classes.md). With many classes that would repeat most images, so that an epoch only grows
+    longer; the threshold is smaller there.
+
+    Args:
+        split: training images, or their tiles.
+
+    Returns:
+        0 unless a class is in less than `RARE` of the images.
+    """
+    if max(class_factors(split, RARE).values(), default=1.0) == 1.0:
+        return 0.0
+    longest = LONGEST * _epoch_length(split, 0.0)
+    return next((threshold for threshold in THRESHOLDS if _epoch_length(split, threshold) <= longest), 0.0)
+
+
+def _epoch_length(split: Split, threshold: float) -> int:
+    factors = repeat_factors(split, threshold)
+    return len(split) if factors is None else number_per_epoch(factors)
 
 
 def describe_repeats(split: Split, threshold: float) -> str:

@@ -79,6 +79,7 @@ def make_loaders(
     config: TrainConfig, data: Data, datasets: Datasets, batch_size: int, fabric: Fabric
 ) -> tuple[EpochLoader, DataLoader[Batch]]:
     """Make the loaders of this rank's batches for training and validation."""
+    assert config.repeat_threshold != "auto"
     ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     train = train_loader(
         datasets.train,

@@ -9,6 +9,7 @@ from detrkit.config.train import TrainConfig
 from detrkit.data.auto_settings import SuggestedSettings, suggest_settings
 from detrkit.data.auto_tiles import suggest_overlap, suggest_tiles
 from detrkit.data.records import Split
+from detrkit.data.repeat_factors import suggest_threshold
 from detrkit.ops.tiles import Tiling
 from detrkit.training.checkpoint import ResumePoint
 
@@ -35,7 +36,7 @@ def resolve_auto(
 
     Args:
         config: settings of the run.
-        train: training images.
+        train: training images, or their tiles.
         resume_point: checkpoint to resume from, or None.
         on_cpu: whether the run is on the CPU.
 
@@ -49,6 +50,8 @@ def resolve_auto(
             "batch_size": resume_point.metadata["batches"]["batch_size"],
         }
         numbers: dict[str, Any] = {name: int(stored[name]) for name in WORDS if isinstance(getattr(config, name), str)}
+        if config.repeat_threshold == "auto":
+            numbers["repeat_threshold"] = resume_point.metadata["batches"].get("repeat_threshold", 0.0)
         return replace(config, **numbers), {}
     from_weights = ("num_queries",) if config.fine_tunes or config.frozen_weights else ()
     names = [name for name in WORDS if getattr(config, name) == "auto" and name not in from_weights]
@@ -56,6 +59,8 @@ def resolve_auto(
     if config.overfit:
         suggested = _for_overfitting(suggested, len(train.images), on_cpu=on_cpu)
     numbers = {name: getattr(suggested, name) for name in names}
+    if config.repeat_threshold == "auto":
+        numbers["repeat_threshold"] = 0.0 if config.overfit else suggest_threshold(train)
     return replace(config, **numbers), {WORDS[name]: suggested.reasons[name] for name in names}
 
 

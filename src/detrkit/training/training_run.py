@@ -166,6 +166,7 @@ def _resolve(
     config, tile_reasons = resolve_tiles(config, data.train, resume_point, on_cpu=on_cpu)
     data = data.cut(config.tiling)
     config, reasons = resolve_auto(config, data.train, resume_point, on_cpu=on_cpu)
+    assert config.repeat_threshold != "auto"
     repeats = "" if config.overfit else describe_repeats(data.train, config.repeat_threshold)
     return config, data, tile_reasons | reasons | ({"Repeats": repeats} if repeats else {})
 
