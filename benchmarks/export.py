@@ -2,11 +2,13 @@
 
     python benchmarks/export.py [--weights runs/x] [--model detrkit_n] [--size 800 1066] [--batch_size 1] [--threads 2]
         [--repeats 5] [--variants plain,onnx,onnx-lookups] [--fixed] [--clock user] [--output_dir runs/export]
+    python benchmarks/export.py --weights runs/x --data DATA --variants onnx-int8,onnx-searched [--max_ap_drop 0.005]
 
 Prints a table and writes it to export.md and export.json. Without --weights they are random, which takes as long; int8
-is calibrated on noise then; `lookups` is the graph for TensorRT, without GridSample. Seconds by the clock, or with
---clock user those of the process on all its threads, the least of all turns and their median; files that exist already
-in the output folder are not exported again.
+is calibrated on noise then; `lookups` is the graph for TensorRT, without GridSample. With --data, files are exported
+as `detrkit export` does, and the table has their AP: `int8` is everything in int8 however much AP it loses, `searched`
+the file that loses at most --max_ap_drop. Seconds by the clock, or with --clock user those of the process on all its
+threads, the least of all turns and their median; files that exist already in the output folder are not exported again.
 """
 
 from __future__ import annotations
@@ -20,16 +22,18 @@ from pathlib import Path
 
 import torch
 
+import detrkit
 from detrkit import Categories, Detector
 from detrkit.config.commands import ExportConfig
 from detrkit.exporting.formats.table import export_format
 from detrkit.exporting.writing import make_metadata, write_file
-from detrkit.inference.backend import PlainBackend
+from detrkit.inference.backend import Backend, PlainBackend
+from detrkit.inference.exported import ExportedBackend
 from detrkit.inference.optimized import OptimizedBackend
 from inference import make_model
 
 VARIANTS = ("plain", "optimized", "torch", "onnx", "onnx-int8", "openvino", "openvino-bf16", "openvino-int8")
-ALSO = ("onnx-lookups", "openvino-lookups")
+ALSO = ("onnx-lookups", "openvino-lookups", "onnx-searched", "openvino-searched")
 """Variants that are measured when named."""
 CLOCKS = {"wall": time.perf_counter, "user": time.process_time}
 
@@ -66,7 +70,7 @@ def main() -> None:
                 backend.forward_detection(images, padding)
                 if turn:  # the first one warms up
                     times[variant].append((clock() - start) / options.batch_size)
-    report(times, options)
+    report(times, {variant: accuracy_of(backend) for variant, backend in backends.items()}, options)
 
 
 def parsed() -> argparse.Namespace:
@@ -79,6 +83,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--variants", default=",".join(VARIANTS), help=f"some of these, or {ALSO}, by commas")
+    parser.add_argument("--data", default="", help="data set for AP and for the ranges of int8")
+    parser.add_argument("--max_ap_drop", type=float, default=0.005, help="of the files that are searched for")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="user: not of other processes")
     parser.add_argument("--fixed", action="store_true", help="graphs of this size and batch alone")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/export"))
@@ -94,6 +100,11 @@ def exported(variant: str, detector: Detector, options: argparse.Namespace) -> P
     path: Path = options.output_dir / f"{name}{fixed}-{precision or 'fp32'}{lookups}{export_format(kind).suffix}"
     if path.exists():
         return path
+    if options.data:
+        searched = precision == "searched"
+        drop = options.max_ap_drop if searched else 1.0
+        precision = "int8" if searched else precision or "fp32"
+        return detrkit.export(options.weights, kind, path, precision=precision, data=options.data, max_ap_drop=drop)
     config = ExportConfig(
         weights=name,
         format=kind,
@@ -112,18 +123,29 @@ def exported(variant: str, detector: Detector, options: argparse.Namespace) -> P
     return path
 
 
-def report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
+def accuracy_of(backend: Backend) -> dict[str, float]:
+    """AP of an exported file and of its model, from the report beside the file; empty without one."""
+    if not isinstance(backend, ExportedBackend):
+        return {}
+    report = backend.path.with_name(f"{backend.path.name}.parity.json")
+    rows = json.loads(report.read_text(encoding="utf-8"))["accuracy"] if report.is_file() else []
+    return {"AP": rows[0]["exported"], "drop": rows[0]["drop"]} if rows else {}
+
+
+def report(times: dict[str, list[float]], accuracy: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
     """Print and write one row per variant."""
     first = min(next(iter(times.values())))
-    lines = ["| variant | ms per image | median | speed-up |", "|---|--:|--:|--:|"]
+    lines = ["| variant | ms per image | median | speed-up | AP | drop |", "|---|--:|--:|--:|--:|--:|"]
     for variant, seconds in times.items():
         least, middle = min(seconds), statistics.median(seconds)
-        lines.append(f"| {variant} | {least * 1000:.1f} | {middle * 1000:.1f} | {first / least:.2f} |")
+        aps = [f"{accuracy[variant][name]:.4f}" if accuracy[variant] else "" for name in ("AP", "drop")]
+        cells = [f"{least * 1000:.1f}", f"{middle * 1000:.1f}", f"{first / least:.2f}", *aps]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
     print("\n".join(lines))
     options.output_dir.mkdir(parents=True, exist_ok=True)
     (options.output_dir / "export.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    settings = {name: str(value) for name, value in vars(options).items()}
-    (options.output_dir / "export.json").write_text(json.dumps({"settings": settings, "seconds": times}, indent=1))
+    content = {"settings": {name: str(value) for name, value in vars(options).items()}, "seconds": times}
+    (options.output_dir / "export.json").write_text(json.dumps(content | {"accuracy": accuracy}, indent=1))
 
 
 if __name__ == "__main__":
