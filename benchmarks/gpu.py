@@ -4,7 +4,8 @@
 
 It calls `detrkit bench` for the classic ResNet-50 at 800 x 1066 pixels with random weights: the plain model in float32
 and the fast path (bf16, compiled), in one run and in turns. Each run's table, json and plot lie in a folder of the
-output folder, and `targets.md` there says how far each target was reached.
+output folder, and `targets.md` there says how far each target was reached. Then come engines, batch jobs, tracks,
+packed training data and the server, with detrkit_n (`gpu_paths.py`), whose figures are in `paths.md`.
 `--dry_run` does the same on the CPU with small images, to see that it works; its figures mean nothing.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit import cli
+from gpu_paths import PATHS, measure_path, paths_table
 
 RUNS: dict[str, list[str]] = {
     "inference-1": ["inference", "--batch_size", "1", "--images", "256"],
@@ -114,23 +116,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--dry_run", action="store_true", help="small images, on the CPU")
-    parser.add_argument("--only", choices=list(RUNS), nargs="+", help="these runs alone")
+    parser.add_argument("--only", choices=[*RUNS, *PATHS], nargs="+", help="these runs alone")
     args = parser.parse_args(argv)
     rows: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     failed = []
-    for name in args.only or RUNS:
+    chosen = args.only or [*RUNS, *PATHS]
+    for name in [name for name in chosen if name in RUNS]:
         print(f"\n{name}", flush=True)
         if cli.main(arguments(name, args.output_dir, dry_run=args.dry_run)):
             failed.append(name)
             continue
         content = json.loads((args.output_dir / name / "bench.json").read_text(encoding="utf-8"))
         rows |= {(name, row["what"], row["variant"]): row for row in content["rows"]}
-    table = targets_table(rows)
-    if args.dry_run:
-        table += "\nA dry run: these figures mean nothing.\n"
+    measured = [row for name in chosen if name in PATHS for row in measure_path(name, dry_run=args.dry_run)]
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    (args.output_dir / "targets.md").write_text(table, encoding="utf-8")
-    print(f"\n{table}")
+    for file, table in (("targets.md", targets_table(rows)), ("paths.md", paths_table(measured))):
+        table += "\nA dry run: these figures mean nothing.\n" * args.dry_run
+        (args.output_dir / file).write_text(table, encoding="utf-8")
+        print(f"\n{table}")
     if failed:
         print(f"could not be done: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

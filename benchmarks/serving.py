@@ -1,7 +1,7 @@
 """How many images per second `detrkit serve` answers, beside the same detector in a loop, and whether anything is lost.
 
     python benchmarks/serving.py [--model detrkit_n] [--size 96] [--seconds 8] [--images 2000]
-        [--queue 64] [--output_dir runs/serving]
+        [--queue 64] [--device cpu] [--output_dir runs/serving]
 
 Starts a server on this machine with random weights, and asks it over connections that stay open: 1, 8 and 64 clients,
 each of which sends its next image once it has the answer to the last. The loop is `Detector.predict` in this process
@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8, help="per measurement")
     parser.add_argument("--images", type=int, default=2000, help="to answer under overload")
     parser.add_argument("--queue", type=int, default=64, help="images that the server accepts at a time")
+    parser.add_argument("--device", default="cpu", help="of the server and the loop: cpu or cuda")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/serving"))
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -88,8 +89,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "model.ckpt"
         write_weights(weights, options.model, options.size)
-        detector = Detector.load(weights, device="cpu")
-        with server(weights, options.queue) as port:
+        detector = Detector.load(weights, device=options.device)
+        with server(weights, options.queue, options.device) as port:
             rows = measure(detector, images, port, options.seconds)
             overload = asyncio.run(ask(port, 3 * options.queue, images, count=options.images, kill=0.1))
             after = metric(port, "process_resident_memory_bytes")
@@ -250,9 +251,9 @@ def write_weights(path: Path, name: str, size: int) -> None:
 
 
 @contextmanager
-def server(weights: Path, queue: int) -> Iterator[int]:
+def server(weights: Path, queue: int, device: str) -> Iterator[int]:
     """A server process; gives its port."""
-    command = ["serve", str(weights), "--port", "0", "--device", "cpu"]
+    command = ["serve", str(weights), "--port", "0", "--device", device]
     command += ["--batch_size", str(BATCH), "--max_queue", str(queue), "--deadline", "300"]
     process = subprocess.Popen(
         [sys.executable, "-m", "detrkit", *command],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import gpu
+import gpu_paths
 from detrkit import cli
 from detrkit.benchmark.machine import Machine
 from detrkit.commands import bench as run
@@ -64,3 +65,26 @@ def test_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_a_failed_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "main", lambda argv: 2)
     assert gpu.main(["--output_dir", str(tmp_path), "--only", "inference-1"]) == 1
+
+
+def test_paths_that_cannot_be_measured_cost_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(device: str, scale: float, folder: Path) -> gpu_paths.Rows:
+        raise RuntimeError("no such engine")
+
+    def works(device: str, scale: float, folder: Path) -> gpu_paths.Rows:
+        assert folder.is_dir()
+        return [("frames per second", device)]
+
+    monkeypatch.setattr(gpu_paths, "PATHS", {"engines": broken, "tracks": works})
+    monkeypatch.setattr(gpu, "PATHS", gpu_paths.PATHS)
+    assert gpu.main(["--dry_run", "--output_dir", str(tmp_path), "--only", "engines", "tracks"]) == 0
+    table = (tmp_path / "paths.md").read_text(encoding="utf-8")
+    assert "| engines | not measured: RuntimeError: no such engine |" in table
+    assert "| frames per second | cpu |" in table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", gpu_paths.PATHS)
+def test_every_path_runs_on_the_cpu(name: str) -> None:
+    rows = gpu_paths.measure_path(name, dry_run=True)
+    assert not any("not measured" in value for _, value in rows)
