@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -196,20 +195,22 @@ def yolo_ap(runner: Runner, split: Split, size: int) -> float:
     for image in split.images:
         pixels, scale, margin = letterbox(read_image(image.path, split.value_range).numpy(), size)
         (out,) = runner(pixels.astype(np.float32) / 255)
-        for *box, score, label in yolo_boxes(torch.from_numpy(out[0]), scale, margin).tolist():
+        found = yolo_boxes(torch.from_numpy(out[0]), scale, margin, (image.width, image.height))
+        for *box, score, label in found.tolist():
             x0, y0, x1, y1 = box
             row = {"image_id": image.id, "category_id": split.categories.ids[int(label)], "score": score}
             detections.append({**row, "bbox": [x0, y0, x1 - x0, y1 - y0]})
     return compute_coco_metrics(split.to_coco(), detections).metrics["AP"]
 
 
-def yolo_boxes(out: torch.Tensor, scale: float, margin: tuple[int, int]) -> torch.Tensor:
-    """Detections of YOLO in the pixels of the image, [n, 6]: x0, y0, x1, y1, score, class.
+def yolo_boxes(out: torch.Tensor, scale: float, margin: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """Detections of YOLO in the pixels of the image, clipped to it, [n, 6]: x0, y0, x1, y1, score, class.
 
     Args:
         out: [4 + C, N], centers, sizes and scores, which get non-maximum suppression; or [N, 6], as returned.
         scale: by which the image was resized.
         margin: left and above of it, in pixels.
+        size: width and height of the image.
     """
     if out.shape[1] != 6:
         center, sides = out[:2].T, out[2:4].T
@@ -220,7 +221,8 @@ def yolo_boxes(out: torch.Tensor, scale: float, margin: tuple[int, int]) -> torc
         best = batched_nms(boxes, scores, labels, MOST_OVERLAP)[:MOST_DETECTIONS]
         out = torch.cat([boxes[best], scores[best, None], labels[best, None]], 1)
     shift = torch.tensor([*margin, *margin, 0, 0])
-    return torch.cat([(out - shift)[:, :4] / scale, out[:, 4:]], 1)
+    boxes = ((out - shift)[:, :4] / scale).clamp(min=torch.tensor(0.0), max=torch.tensor([*size, *size]))
+    return torch.cat([boxes, out[:, 4:]], 1)
 
 
 def tables(results: Results) -> str:
@@ -244,9 +246,9 @@ def tables(results: Results) -> str:
 
 
 def _rates(rows: Sequence[Mapping[str, Any]], runtime: str, precision: str) -> str:
-    """Images per second by number of threads, from the median of the rounds."""
+    """Images per second by number of threads, of the best round: a machine that does more only slows others."""
     found = [row for row in rows if (row["runtime"], row["precision"]) == (runtime, precision)]
-    return " / ".join(f"{1 / statistics.median(row['seconds']):.1f}" for row in found)
+    return " / ".join(f"{1 / min(row['seconds']):.1f}" for row in found)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,15 @@ def test_boxes_of_yolo_come_back_to_the_pixels_of_the_image(shape: tuple[int, in
     rows, columns = np.nonzero(square[0, 0] > 200)
     box = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
     expected = torch.tensor([16.0, 8.0, 32.0, 16.0])
-    torch.testing.assert_close(
-        cpu_peers.yolo_boxes(torch.tensor([[*box, 0.9, 1.0]]), scale, margin)[0, :4], expected, atol=3, rtol=0
-    )
+    size = shape[1], shape[0]
+    (end_to_end,) = cpu_peers.yolo_boxes(torch.tensor([[*box, 0.9, 1.0]]), scale, margin, size)
+    torch.testing.assert_close(end_to_end[:4], expected, atol=3, rtol=0)
     center = torch.cat([(box[:2] + box[2:]) / 2, box[2:] - box[:2]])
     raw = torch.stack([torch.cat([center, torch.tensor([0.1, 0.9])])] * 7, 1)  # one object seven times, for NMS
-    (found,) = cpu_peers.yolo_boxes(raw, scale, margin)
+    (found,) = cpu_peers.yolo_boxes(raw, scale, margin, size)
     torch.testing.assert_close(found[:4], expected, atol=3, rtol=0)
+    outside = cpu_peers.yolo_boxes(torch.tensor([[-50.0, -50.0, 90.0, 90.0, 0.9, 1.0]]), scale, margin, size)
+    assert outside[0, :4].tolist() == [0, 0, *size]
     assert found[4:].tolist() == pytest.approx([0.9, 1.0])
 
 
@@ -54,9 +56,9 @@ def test_tables_have_the_rates_of_all_threads_and_ap() -> None:
         {"model": "detrkit_n", "runtime": runtime, "precision": precision, "size": 320}
         for runtime in cpu_peers_files.RUNTIMES for precision in cpu_peers_files.PRECISIONS
     ]  # fmt: skip
-    times = [key | {"threads": threads, "seconds": [0.5, 0.1, 0.1 / threads]} for threads in (1, 2) for key in keys]
+    times = [key | {"threads": threads, "seconds": [0.5, 0.1 / threads, 0.2]} for threads in (1, 2) for key in keys]
     text = cpu_peers.tables({"times": times, "ap": [key | {"AP": 0.5} for key in keys]})
-    assert "| detrkit_n | 10.0 / 10.0 |" in text
+    assert "| detrkit_n | 10.0 / 20.0 |" in text
     assert "| detrkit_n | 0.500 | 0.500 | 0.500 | 0.500 |" in text
 
 
