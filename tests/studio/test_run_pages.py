@@ -92,6 +92,16 @@ def test_a_cell_of_the_confusion_matrix_opens_its_images(browser: Browser, studi
         page.get_by_role("heading", name="Results").wait_for()
 
 
+def test_an_image_with_a_mistake_opens_its_labels_and_the_next_ones(browser: Browser, studio: StudioClient) -> None:
+    with page_of(browser, studio, "#/results/runs%2Fone%2Freport") as page:
+        page.get_by_role("button", name="missed (1)").click()
+        page.locator(".gallery").get_by_role("link", name="3.png").click()
+        page.get_by_role("heading", name="3.png").wait_for()
+        page.get_by_text("1 of 1").wait_for()
+        page.go_back()
+        page.get_by_role("heading", name="missed: 1 image").wait_for()
+
+
 def test_two_models_stand_side_by_side_on_one_image(browser: Browser, studio: StudioClient) -> None:
     with page_of(browser, studio, "#/results/runs%2Fone%2Freport") as page:
         page.get_by_label("Compare with").select_option("runs/two/report")

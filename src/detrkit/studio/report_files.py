@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def read_report(project: Project, report: str) -> dict[str, Any]:
 def read_pairs(project: Project, report: str) -> dict[str, Any]:
     """The objects and detections of each image of a report, see `evaluation.image_pairs`.
 
+    `name` of an image is that in the project, if it is one of it and can be labeled.
+
     Raises:
         DataError: there are none, as in a report of an earlier version, or they cannot be read.
     """
@@ -83,7 +86,12 @@ def read_pairs(project: Project, report: str) -> dict[str, Any]:
             f"expected {PAIRS} in {name_of(project, folder)}, found none; evaluate the run again, since it was "
             "evaluated by an earlier version, or segments alone"
         )
-    return _load(folder / PAIRS)
+    content = _load(folder / PAIRS)
+    for image in content["images"]:
+        path = Path(os.path.normpath(folder / (image["path"] or "")))
+        name = path.relative_to(project.root).as_posix() if path.is_relative_to(project.root) else ""
+        image["name"] = name if name in project.catalog.images else None
+    return content
 
 
 def find_report(project: Project, report: str) -> Path:

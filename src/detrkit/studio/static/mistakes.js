@@ -3,12 +3,13 @@
 import { get } from "./api.js";
 import { shapedImage } from "./boxes.js";
 import { html, labeled, select } from "./dom.js";
+import { QUEUE } from "./images.js";
 
 /**
  * @typedef {object} PairedImage
  * @property {number} id
  * @property {string} file
- * @property {string | null} path
+ * @property {string | null} name in the project, if it can be labeled
  * @property {number} width
  * @property {number} height
  * @property {Array<[number, number, number, number, number]>} objects class and box
@@ -73,6 +74,17 @@ function drawing(report, image, labels, chosen, show = {}) {
 }
 
 /**
+ * The name of an image, as a link to its labels.
+ * @param {PairedImage} image
+ * @param {Array<{image: PairedImage}>} found images that the page Label then steps through
+ */
+function caption({ file, name }, found) {
+  if (!name) return html("figcaption", {}, file);
+  const remember = () => sessionStorage.setItem(QUEUE, JSON.stringify(found.flatMap(({ image }) => image.name ?? [])));
+  return html("figcaption", {}, html("a", { href: `#/label/${encodeURIComponent(name)}`, title: "Look at its labels", onclick: remember }, file));
+}
+
+/**
  * The sections of mistakes.
  * @param {any} report
  * @param {any} second another report to compare with, or null
@@ -107,7 +119,7 @@ export async function mistakesSection(report, second, query) {
     const add = () => {
       const at = gallery.childElementCount;
       gallery.append(...found.slice(at, at + MOST).map(({ image, chosen }) =>
-        html("figure", {}, drawing(report.report, image, pairs.labels, chosen), html("figcaption", {}, image.file))));
+        html("figure", {}, drawing(report.report, image, pairs.labels, chosen), caption(image, found))));
       more.hidden = gallery.childElementCount >= found.length;
     };
     more.onclick = add;
@@ -135,7 +147,7 @@ export async function mistakesSection(report, second, query) {
     html("div", { class: "tools" }, ...KINDS.map((kind) =>
       html("button", { type: "button", onclick: () => { openKind(kind); remember({ kind }); } }, `${kind} (${counts[kind]})`))),
     matrix(report.confusion_matrix, background, (gt, pred) => { openCell(gt, pred); remember({ gt, pred }); }),
-    html("p", { class: "soft" }, "Rows are the ground truth, columns the predictions. A cell opens its images: objects are dashed, the pair of the cell is red."),
+    html("p", { class: "soft" }, "Rows are the ground truth, columns the predictions. A cell opens its images: objects are dashed, the pair of the cell is red. The name below an image opens its labels."),
     title,
     gallery,
     more,
