@@ -22,19 +22,27 @@ export async function render(root, params) {
 export const addressOf = (report) => `#/results/${encodeURIComponent(report)}`;
 
 /**
- * Cells of a table: numbers are aligned right.
+ * Cells of a table.
  * @param {Array<string | number | Node | null | undefined>} values
  */
 function cells(values) {
-  return values.map((value) => html("td", { class: typeof value === "number" ? "number" : null }, typeof value === "number" ? short(value) : value ?? "–"));
+  return values.map((value) => html("td", {}, typeof value === "number" ? short(value) : value ?? "–"));
 }
 
+/** What cells of numbers hold: a number, an interval, or nothing. */
+const NUMBER = /^(-?[\d.]+(e-?\d+)?( to -?[\d.]+(e-?\d+)?)?|–)$/;
+
 /**
+ * A table; columns of numbers are aligned right.
  * @param {string[]} heads
  * @param {HTMLTableRowElement[]} rows
  */
 export function table(heads, rows) {
   const head = html("tr", {}, ...heads.map((text) => html("th", { scope: "col" }, text)));
+  for (const [k, title] of [...head.cells].entries()) {
+    const column = rows.map((row) => row.cells[k]);
+    if (k && column.every((cell) => NUMBER.test(cell?.textContent ?? "–"))) for (const cell of [title, ...column]) cell?.classList.add("number");
+  }
   return html("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": heads[0] }, html("table", {}, html("thead", {}, head), html("tbody", {}, ...rows)));
 }
 
