@@ -63,7 +63,7 @@ def test_boxes_are_drawn_moved_resized_and_undone_and_survive_a_reload(browser: 
         page.keyboard.type(HARMFUL)
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="1 object").wait_for()
-        page.locator("#toast button").click()
+        page.evaluate("document.querySelector('#toast').replaceChildren()")  # it may be gone by itself
         drag(page, (50, 30), (70, 50))
         page.keyboard.press("v")
         drag(page, (60, 40), (55, 35))  # moved by -5, -5
@@ -187,6 +187,8 @@ def test_suggestions_of_a_detector_are_accepted_corrected_and_rejected(
     image_folder(folder, 2)
     make_run(folder / "runs/one", checkpoint)
     with studio_of(folder) as studio, page_of(browser, studio, "#/label/0.png") as page:
+        wish = {"image": "0.png", "run": "runs/one", "threshold": 0.05}
+        suggested = studio.send("/api/suggest", wish).json["objects"]
         page.get_by_label("Score from").fill("0.05")
         page.get_by_role("button", name="Suggest").click()
         page.get_by_role("button", name="Accept all").wait_for()
@@ -205,7 +207,11 @@ def test_suggestions_of_a_detector_are_accepted_corrected_and_rejected(
         page.get_by_role("button", name="Reject all").or_(page.get_by_role("heading", name="2 objects")).first.click()
         page.keyboard.press("Control+s")
         page.get_by_text("Not saved").wait_for(state="detached")
-        assert len(saves(folder)[-1]["objects"]) == 2
+        accepted, moved = (row["bbox"] for row in saves(folder)[-1]["objects"])  # the first was rejected
+        as_suggested, other = ([x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in (row["box"] for row in suggested[1:3]))
+        assert accepted == pytest.approx(as_suggested, abs=0.02)
+        assert moved[0] == pytest.approx(other[0], abs=0.02)
+        assert other[1] < moved[1] <= other[1] + 10.02
 
 
 def test_the_labels_are_exported_in_another_format(browser: Browser, tmp_path: Path) -> None:

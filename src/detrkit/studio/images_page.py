@@ -44,10 +44,11 @@ def router(project: Project) -> APIRouter:
             return json_response({"ready": False})
         suspects, source = read_suspects(project.root, project.labels)
         scores = {name: max(row["score"] for row in rows) for name, rows in suspects.items()}
+        ids = project.labels.classes.ids
         content = {
             "ready": True,
             "notes": catalog.notes,
-            "classes": project.labels.classes,
+            "classes": project.labels.classes.shown,
             "defects": {kind: action.defect for kind, action in ACTIONS.items()},
             "suspects": source,
             "duplicates": {
@@ -55,7 +56,7 @@ def router(project: Project) -> APIRouter:
                 "read": catalog.compared,
                 "done": catalog.groups is not None,
             },
-            "images": [_row(project, name, scores) for name in catalog.images],
+            "images": [_row(project, name, ids, scores) for name in catalog.images],
         }
         return json_response(content)
 
@@ -118,15 +119,10 @@ def drawable(row: Plain, project: Project, name: str) -> dict[str, Any]:
     }
 
 
-def _row(project: Project, name: str, scores: dict[str, float]) -> list[Any]:
+def _row(project: Project, name: str, ids: set[int], scores: dict[str, float]) -> list[Any]:
     """What the grid filters by: path, size, split, version, class and size of objects, findings, copies, score."""
     labels, catalog = project.labels, project.catalog
-    if name in labels.saved:
-        pairs = [(row["category_id"], row["area"]) for row in labels.saved[name].objects]
-    elif name in labels.source:
-        pairs = labels.source_areas(name)
-    else:
-        pairs = []
+    pairs = [pair for pair in labels.areas(name) if pair[0] in ids]
     sizes = {0 if area < SMALL else 1 if area < MEDIUM else 2 for _, area in pairs}
     return [
         name,

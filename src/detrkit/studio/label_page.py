@@ -12,7 +12,7 @@ from detrkit.data.files.file_index import STUDIO_EXPORTS
 from detrkit.serving.refused import RefusedError
 from detrkit.serving.routes import json_response
 from detrkit.studio.images_page import drawable, size_of
-from detrkit.studio.label_store import Plain
+from detrkit.studio.label_store import LabelStore, Plain
 from detrkit.studio.project import Project
 from detrkit.studio.run_folders import find_run
 from detrkit.studio.suspects import read_suspects
@@ -51,6 +51,21 @@ class NewClass(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=200)]
 
 
+class NamedClass(NewClass):
+    """Another name of a class."""
+
+    id: int
+
+
+class DeletedClass(BaseModel):
+    """A class to delete, or to put back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: int
+    deleted: bool
+
+
 class SuggestWish(BaseModel):
     """A detector to run on an image."""
 
@@ -81,7 +96,7 @@ def router(project: Project) -> APIRouter:
 
     def load(image: str) -> Response:
         project.image(image)
-        width, height = size_of(project, image)
+        (width, height), ids = size_of(project, image), labels.classes.ids
         if min(width, height) < 1:
             raise RefusedError(422, f"expected an image in {image}, but it cannot be decoded; replace or remove it")
         content = {
@@ -89,8 +104,12 @@ def router(project: Project) -> APIRouter:
             "split": labels.split(image),
             "width": width,
             "height": height,
-            "classes": labels.classes,
-            "objects": [drawable(row, project, image) for row in labels.objects(image)],
+            "classes": labels.classes.shown,
+            "objects": [
+                {**drawable(row, project, image), "keep": k}
+                for k, row in enumerate(labels.stored(image))
+                if row["category_id"] in ids
+            ],
             "suspects": read_suspects(project.root, labels)[0].get(image, []),
         }
         return json_response(content)
@@ -99,22 +118,33 @@ def router(project: Project) -> APIRouter:
         project.image(image)
         size = size_of(project, image)
         labels.expect_version(image, body.version)
-        former = labels.objects(image)
-        known = {row["id"] for row in labels.classes}
-        objects = [_annotation(edited, size, former, known) for edited in body.objects]
+        former, ids = labels.stored(image), labels.classes.ids
+        objects = [_annotation(edited, size, former, ids) for edited in body.objects]
         return json_response({"version": labels.save(image, body.version, size, objects), "split": labels.split(image)})
+
+    def list_classes() -> Response:
+        project.catalog.wait()
+        return json_response({"classes": _counted_classes(labels)})
 
     def add_class(body: NewClass) -> Response:
         project.catalog.wait()
-        name = " ".join(body.name.split())
-        if not name or not name.isprintable():
-            raise RefusedError(422, f"expected the name of a class in printable letters, found {body.name[:100]!r}")
-        return json_response({"class": labels.add_class(name), "classes": labels.classes})
+        return json_response({"class": labels.add_class(_class_name(body.name)), "classes": labels.classes.shown})
+
+    def rename_class(body: NamedClass) -> Response:
+        project.catalog.wait()
+        labels.rename_class(body.id, _class_name(body.name))
+        return json_response({"classes": _counted_classes(labels)})
+
+    def delete_class(body: DeletedClass) -> Response:
+        project.catalog.wait()
+        labels.delete_class(body.id, body.deleted)
+        return json_response({"classes": _counted_classes(labels)})
 
     def history(image: str) -> Response:
         project.image(image)
+        ids = labels.classes.ids
         rows = [
-            {**row, "objects": [drawable(obj, project, image) for obj in row["objects"]]}
+            {**row, "objects": [drawable(obj, project, image) for obj in row["objects"] if obj["category_id"] in ids]}
             for row in labels.history(image)[:50]
         ]
         return json_response({"saves": rows})
@@ -127,29 +157,56 @@ def router(project: Project) -> APIRouter:
 
     routes.add_api_route("/labels", load)
     routes.add_api_route("/labels", save, methods=["PUT"])
+    routes.add_api_route("/classes", list_classes)
     routes.add_api_route("/classes", add_class, methods=["POST"])
+    routes.add_api_route("/classes", rename_class, methods=["PUT"])
+    routes.add_api_route("/classes/deleted", delete_class, methods=["PUT"])
     routes.add_api_route("/history", history)
     routes.add_api_route("/suggest", suggest, methods=["POST"])
     routes.add_api_route("/export", export, methods=["POST"])
     return routes
 
 
+def _class_name(name: str) -> str:
+    """A name of a class without spaces around it.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    text = " ".join(name.split())
+    if not text or not text.isprintable():
+        raise RefusedError(422, f"expected the name of a class in printable letters, found {name[:100]!r}")
+    return text
+
+
+def _counted_classes(labels: LabelStore) -> list[dict[str, Any]]:
+    """All classes, also deleted ones, each with the numbers of its objects and of images with them."""
+    counts = labels.count_objects()
+    rows = []
+    for row in labels.classes.rows:
+        objects, images = counts.get(row["id"], (0, 0))
+        rows.append({"deleted": False, **row, "objects": objects, "images": images})
+    return rows
+
+
 def _suggest(project: Project, wish: SuggestWish) -> dict[str, Any]:
-    """Objects that a detector finds in an image; their classes are added to those of the project."""
+    """Objects that a detector finds in an image; its new classes are added to those of the project.
+
+    A class that was renamed is found by its former names; `left_out` counts objects of deleted classes.
+    """
     path, run, labels = project.image(wish.image), find_run(project, wish.run), project.labels
     found = project.detector.predict(run, path.name, path.read_bytes())["detections"]
-    rows = [
-        {
-            "class": labels.add_class(row["class_name"])["id"],
-            "box": row["box"],
-            "polygons": row.get("polygons") or [],
-            "crowd": False,
-            "score": row["score"],
-        }
-        for row in found
-        if row["score"] >= wish.threshold
-    ]
-    return {"objects": rows, "classes": labels.classes}
+    rows, left_out = [], 0
+    for detection in found:
+        if detection["score"] < wish.threshold:
+            continue
+        known = labels.classes.find(detection["class_name"]) or labels.add_class(detection["class_name"])
+        if known.get("deleted"):
+            left_out += 1
+            continue
+        shape = {"box": detection["box"], "polygons": detection.get("polygons") or [], "crowd": False}
+        rows.append({"class": known["id"], **shape, "score": detection["score"]})
+    return {"objects": rows, "classes": labels.classes.shown, "left_out": left_out}
 
 
 def _export(project: Project, wish: ExportWish) -> dict[str, Any]:
@@ -173,13 +230,13 @@ def _export(project: Project, wish: ExportWish) -> dict[str, Any]:
     return {**content, "notes": result.notes}
 
 
-def _annotation(edited: EditedObject, size: tuple[int, int], former: list[Plain], classes: set[Any]) -> Plain:
+def _annotation(edited: EditedObject, size: tuple[int, int], former: list[Plain], ids: set[int]) -> Plain:
     """An annotation of COCO; masks and ids of unchanged objects are kept to the pixel.
 
     Raises:
         RefusedError: the object is none.
     """
-    if edited.class_id not in classes:
+    if edited.class_id not in ids:
         raise RefusedError(422, f"expected a class of the project, found the id {edited.class_id}; reload the page")
     if edited.keep is not None:
         if not 0 <= edited.keep < len(former):

@@ -15,6 +15,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from detrkit.data.records import ImageRecord, ObjectRecord, Split
 from detrkit.errors import DataError
 from detrkit.files import JsonRows, atomic_path
 from detrkit.serving.refused import RefusedError
+from detrkit.studio.class_list import ClassList
 
 Plain = dict[str, Any]
 """JSON-like data."""
@@ -64,18 +66,16 @@ class LabelStore:
     def __init__(self, root: Path) -> None:
         self.folder = root / STUDIO_LABELS
         self.journal = self.folder / "journal.jsonl"
-        self.classes: list[Plain] = []
-        """`id` and `name` of each class."""
+        self.classes = ClassList()
         self.saved: dict[str, SavedImage] = {}
         self.source: dict[str, tuple[str, ImageRecord]] = {}
         """Path of an image -> its split, and its labels in the data set that the project folder came with."""
         self._class_of: dict[int, int] = {}
         self._sequence = self._written = self._last_id = 0
+        self._in_coco = dict.fromkeys(SPLITS, 0)
         self._lock, self._changed, self._ended = threading.RLock(), threading.Event(), False
         self._thread: threading.Thread | None = None
-        for split in SPLITS:
-            self._read_coco(split)
-        self._read_journal()
+        self._read_journal({split: self._read_coco(split) for split in SPLITS if self._file(split).exists()})
 
     def set_source(self, splits: dict[str, Split], root: Path) -> None:
         """Set the data set that the project folder came with; labels can be saved from then on."""
@@ -84,12 +84,14 @@ class LabelStore:
             things = categories.thing_ids if categories else set()
             for row in categories.to_plain() if categories else []:
                 if row["id"] in things:
-                    self._class_of[row["id"]] = self._class_named(row["name"], row["id"])
+                    self._class_of[row["id"]] = self.classes.source_class(row["name"], row["id"])
             for name, split in splits.items():
                 for image in split.images:
                     if image.path.is_relative_to(root):
                         self.source[image.path.relative_to(root).as_posix()] = name, image
                     self._last_id = max([self._last_id, *(obj.id for obj in image.objects)])
+            used = {split for split, _ in self.source.values()} | {image.split for image in self.saved.values()}
+            self._written = min((self._in_coco[split] for split in used), default=self._sequence)
         self._thread = threading.Thread(target=self._keep_writing, name="detrkit labels", daemon=True)
         self._thread.start()
         if self._sequence > self._written:
@@ -112,12 +114,22 @@ class LabelStore:
             return self.saved[image].split
         return self.source[image][0] if image in self.source else ""
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether the labels differ from those that the project folder came with."""
+        return bool(self.saved) or self.classes.edited
+
     def objects(self, image: str) -> list[Plain]:
         """Annotations of an image, as COCO without `image_id`; masks in files become RLE.
 
         Raises:
             DataError: a mask file cannot be read.
         """
+        ids = self.classes.ids
+        return [row for row in self.stored(image) if row["category_id"] in ids]
+
+    def stored(self, image: str) -> list[Plain]:
+        """Annotations of an image, also those of deleted classes; see `objects`."""
         if image in self.saved:
             return self.saved[image].objects
         return list(self._source_objects(self.source[image][1])) if image in self.source else []
@@ -136,13 +148,22 @@ class LabelStore:
                 "in another tab; reload the image and repeat them",
             )
 
-    def source_areas(self, image: str) -> list[tuple[int, float]]:
-        """Class and area in pixels of each object of an image in the source."""
-        return [
-            (self._class_of[obj.category_id], _area(obj))
-            for obj in self.source[image][1].objects
-            if obj.category_id in self._class_of
-        ]
+    def areas(self, image: str) -> list[tuple[int, float]]:
+        """Class and area in pixels of each object of an image, also those of deleted classes."""
+        if image in self.saved:
+            return [(row["category_id"], row["area"]) for row in self.saved[image].objects]
+        rows = self.source[image][1].objects if image in self.source else ()
+        return [(self._class_of[row.category_id], _area(row)) for row in rows if row.category_id in self._class_of]
+
+    def count_objects(self) -> dict[int, tuple[int, int]]:
+        """Class id -> numbers of its objects and of images with them, deleted classes included."""
+        objects: Counter[int] = Counter()
+        images: Counter[int] = Counter()
+        for name in dict.fromkeys([*self.source, *self.saved]):
+            here = [class_id for class_id, _ in self.areas(name)]
+            objects.update(here)
+            images.update(set(here))
+        return {class_id: (count, images[class_id]) for class_id, count in objects.items()}
 
     def save(self, image: str, version: int, size: tuple[int, int], objects: list[Plain]) -> int:
         """Save the labels of an image; on return they are on the disk.
@@ -151,7 +172,7 @@ class LabelStore:
             image: its path.
             version: version that was changed.
             size: width and height.
-            objects: annotations of COCO; ids of 0 are numbered.
+            objects: annotations of COCO; ids of 0 are numbered. Those of deleted classes are kept beside them.
 
         Returns:
             The new version.
@@ -162,7 +183,8 @@ class LabelStore:
         """
         with self._lock:
             self.expect_version(image, version)
-            last = self._last_id
+            last, ids = self._last_id, self.classes.ids
+            objects = objects + [row for row in self.stored(image) if row["category_id"] not in ids]
             for row in objects:
                 if not row["id"]:
                     row["id"] = last = last + 1
@@ -179,28 +201,55 @@ class LabelStore:
             OSError: it cannot be written; then nothing is added.
         """
         with self._lock:
-            for row in self.classes:
+            for row in self.classes.shown:
                 if row["name"] == name:
                     return row
-            row = {"id": self._free_class(1), "name": name}
-            self._append({"classes": [*self.classes, row]})
-            self.classes.append(row)
-        self._changed.set()
+            rows, row = self.classes.added(name)
+            self._set_classes(rows)
         return row
+
+    def rename_class(self, class_id: int, name: str) -> None:
+        """Give a class another name; its id stays.
+
+        Raises:
+            RefusedError: there is no such class, or another one has that name.
+            OSError: it cannot be written; then nothing is changed.
+        """
+        with self._lock:
+            self._set_classes(self.classes.renamed(class_id, name))
+
+    def delete_class(self, class_id: int, deleted: bool = True) -> None:
+        """Delete a class with all its objects, or put it back with them.
+
+        Raises:
+            RefusedError: there is no such class, or another one has its name by now.
+            OSError: it cannot be written; then nothing is changed.
+        """
+        with self._lock:
+            self._set_classes(self.classes.with_deleted(class_id, deleted))
+
+    def _set_classes(self, rows: list[Plain]) -> None:
+        if rows != self.classes.rows:
+            self._append({"classes": rows})
+            self.classes.rows = rows
+            self._changed.set()
 
     def history(self, image: str) -> list[Plain]:
         """All saves of an image, the latest first: `version`, `time` and `objects`."""
         rows = [row for row in self._journal_rows() if row.get("image") == image]
         return [{key: row[key] for key in ("version", "time", "objects")} for row in reversed(rows)]
 
+    def _file(self, split: str) -> Path:
+        return self.folder / f"instances_{split}.json"
+
     def write_coco(self) -> None:
         """Write the COCO files now."""
         with self._lock:
-            sequence, saved, classes = self._sequence, dict(self.saved), list(self.classes)
+            sequence, saved, classes = self._sequence, dict(self.saved), self.classes.shown
         for split in SPLITS:
             names = {name: None for name, (of, _) in self.source.items() if of == split and name not in saved}
             names |= {name: None for name, image in saved.items() if image.split == split}
-            path = self.folder / f"instances_{split}.json"
+            path = self._file(split)
             if names or path.exists():
                 self._write_split(path, sorted(names), saved, classes, sequence)
         self._written = sequence
@@ -209,7 +258,7 @@ class LabelStore:
         self, path: Path, names: list[str], saved: dict[str, SavedImage], classes: list[Plain], sequence: int
     ) -> None:
         taken = {self.source[name][1].id for name in names if name in self.source}
-        following, images = max(taken, default=0), []
+        following, images, ids = max(taken, default=0), [], {row["id"] for row in classes}
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             rows = JsonRows(file, '{"annotations": [')
             for name in names:
@@ -223,7 +272,8 @@ class LabelStore:
                 if image:
                     images[-1]["version"] = image.version
                 for row in image.objects if image else self._source_objects(record):  # type: ignore[arg-type]
-                    rows.add({**row, "image_id": number})
+                    if row["category_id"] in ids:
+                        rows.add({**row, "image_id": number})
             info = {"description": "labels of detrkit studio", "sequence": sequence}
             rest = {"info": info, "images": images, "categories": classes}
             rows.close("\n],\n" + json.dumps(rest, ensure_ascii=False)[1:] + "\n")
@@ -241,18 +291,6 @@ class LabelStore:
                     "iscrowd": int(obj.crowd),
                     "segmentation": polygons_or_rle(obj.segmentation, files) if obj.segmentation else [],
                 }
-
-    def _class_named(self, name: str, wish: int) -> int:
-        """The id of a class by name; it is added, with the id `wish` if that is free, if there is none."""
-        for row in self.classes:
-            if row["name"] == name:
-                return int(row["id"])
-        taken = {row["id"] for row in self.classes}
-        self.classes.append({"id": self._free_class(wish) if wish in taken else wish, "name": name})
-        return int(self.classes[-1]["id"])
-
-    def _free_class(self, least: int) -> int:
-        return max([least, *(int(row["id"]) + 1 for row in self.classes)])
 
     def _append(self, entry: Plain) -> None:
         """Append a line to the journal, whole or not at all, and wait until it is on the disk."""
@@ -285,17 +323,14 @@ class LabelStore:
                         "that line, or restore the file from a backup"
                     ) from error
 
-    def _read_coco(self, split: str) -> None:
-        path = self.folder / f"instances_{split}.json"
-        if not path.exists():
-            return
+    def _read_coco(self, split: str) -> list[Plain]:
+        """Read the saved images of a split. Returns its categories."""
+        path = self._file(split)
         try:
             content = json.loads(path.read_bytes())
-            self._written = self._sequence = max(self._sequence, int(content["info"].get("sequence", 0)))
-            known = {row["id"] for row in self.classes}
-            self.classes += [
-                {"id": row["id"], "name": row["name"]} for row in content["categories"] if row["id"] not in known
-            ]
+            self._in_coco[split] = int(content["info"].get("sequence", 0))
+            self._sequence = max(self._sequence, self._in_coco[split])
+            categories = [{"id": row["id"], "name": row["name"]} for row in content["categories"]]
             by_id: dict[int, list[Plain]] = {row["id"]: [] for row in content["images"]}
             for row in content["annotations"]:
                 by_id[row.pop("image_id")].append(row)
@@ -304,30 +339,42 @@ class LabelStore:
                 if row.get("version"):
                     size = row["width"], row["height"]
                     self.saved[row["file_name"]] = SavedImage(row["version"], split, *size, by_id[row["id"]])
+            return categories
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"expected COCO as the studio writes it in {path}, but it cannot be read ({type(error).__name__}: "
                 f"{error}); correct the file, or remove it: the journal beside it has all saves"
             ) from error
 
-    def _read_journal(self) -> None:
-        """Repeat the saves that are not in the COCO files; a last line without an end was never confirmed."""
-        if not self.journal.exists():
-            return
-        content = self.journal.read_bytes()
-        if not content.endswith(b"\n"):
-            os.truncate(self.journal, content.rfind(b"\n") + 1)
+    def _read_journal(self, categories: dict[str, list[Plain]]) -> None:
+        """Repeat the saves that are not in the COCO files; a last line without an end was never confirmed.
+
+        Args:
+            categories: classes of the COCO files by split, which other programs may have changed.
+        """
+        classes, since, last = [], 0, dict[str, Plain]()
+        if self.journal.exists():
+            content = self.journal.read_bytes()
+            if not content.endswith(b"\n"):
+                os.truncate(self.journal, content.rfind(b"\n") + 1)
         for row in self._journal_rows():
-            for obj in row.get("objects", ()):
-                self._last_id = max(self._last_id, obj["id"])
-            if row["sequence"] <= self._written:
-                continue
-            self._sequence = row["sequence"]
+            self._sequence = max(self._sequence, row["sequence"])
             if "classes" in row:
-                self.classes = row["classes"]
-            else:
-                fields = (row["version"], row["split"], row["width"], row["height"], row["objects"])
-                self.saved[row["image"]] = SavedImage(*fields)
+                classes, since = row["classes"], row["sequence"]
+                continue
+            self._last_id = max([self._last_id, *(obj["id"] for obj in row["objects"])])
+            last[row["image"]] = row
+        known = {split: {category["id"] for category in rows} for split, rows in categories.items()}
+        for name, row in last.items():
+            split = row["split"]
+            if row["sequence"] > self._in_coco[split]:  # killed between the two files, one may be older
+                self.saved[name] = SavedImage(row["version"], split, row["width"], row["height"], row["objects"])
+            elif name in self.saved:  # the COCO files have no objects of deleted classes
+                self.saved[name].objects.extend(obj for obj in row["objects"] if obj["category_id"] not in known[split])
+        self.classes.rows = classes
+        for split, rows in categories.items():
+            if since <= self._in_coco[split]:
+                self.classes.take_categories(rows)
 
     def _keep_writing(self) -> None:
         """Write the COCO files after saves, in a thread of its own."""

@@ -76,7 +76,7 @@ class Project:
     @property
     def data(self) -> Path:
         """The data set to train on: the labels of the studio if there are any, else the project folder."""
-        return self.labels.folder if self.labels.saved else self.root
+        return self.labels.folder if self.labels.has_changes else self.root
 
     def image(self, name: str) -> Path:
         """The path of an image of the project.

@@ -45,7 +45,7 @@ def list_data(project: Project) -> dict[str, Any]:
 
 def _places(project: Project) -> Iterator[Path]:
     """The labels of the studio, the project folder, its annotation files, and its folders with theirs."""
-    if project.labels.saved:
+    if project.labels.has_changes:
         yield project.labels.folder
     yield project.root
     yield from _files(project.root)
@@ -74,7 +74,7 @@ _OURS = ("categories.json", "process.json", "split.json", "metrics.json", "image
 
 def write_labels(project: Project) -> None:
     """Write what was labeled in the studio into its data set, which otherwise follows within seconds."""
-    if project.labels.saved:
+    if project.labels.has_changes:
         project.catalog.wait()
         project.labels.write_coco()
 

@@ -2,6 +2,7 @@
 
 import { get, send, showError } from "./api.js";
 import { announce, html, toast } from "./dom.js";
+import { classesDialog } from "./classes.js";
 import { Editor } from "./editor.js";
 import { boxOf, iou, moved, stretched } from "./geometry.js";
 import { loadImages, QUEUE } from "./images.js";
@@ -95,7 +96,7 @@ class LabelPage {
       image: `api/image?image=${encodeURIComponent(name)}`, ...this.size, state: this.state, classes: () => this.classes, drawn: (shape) => this.add(shape),
     });
     this.panel = new LabelPanel({
-      state: this.state, classes: () => this.classes, chosen: () => this.chosen, choose: (id) => this.choose(id), addClass: (text) => this.addClass(text),
+      state: this.state, classes: () => this.classes, chosen: () => this.chosen, choose: (id) => this.choose(id), addClass: (text) => this.addClass(text), editClasses: () => void this.editClasses(),
       suspects: answer.suspects, show: (suspect) => this.show(suspect), detectors, suggest: (run, threshold) => this.suggest(run, threshold), history: () => this.history(), restore: (objects) => this.restore(objects),
     });
     root.append(this.makeTools(), html("div", { class: "label-body" }, html("div", { class: "editor-frame" }, this.editor.root), this.panel.root));
@@ -216,6 +217,16 @@ class LabelPage {
     }
   }
 
+  /** Rename and delete classes; what is on the screen is saved before, and read again after. */
+  async editClasses() {
+    if (this.state.dirty && !(await this.save())) return;
+    try {
+      await classesDialog(() => void dispatchEvent(new HashChangeEvent("hashchange")));
+    } catch (error) {
+      showError(error);
+    }
+  }
+
   /**
    * Save the labels; suggestions are no labels.
    * @returns {Promise<boolean>} whether they are saved
@@ -265,7 +276,8 @@ class LabelPage {
       this.state.commit([...kept, ...added], -1);
       const words = `${added.length} object${added.length === 1 ? "" : "s"} suggested`;
       announce(words);
-      if (!added.length) toast("The detector finds nothing else in this image at this score.");
+      const left = answer.left_out ? ` It finds ${answer.left_out} of deleted classes, which are left out.` : "";
+      if (!added.length || left) toast(`${added.length ? `${words}.` : "The detector finds nothing else in this image at this score."}${left}`);
     } catch (error) {
       showError(error);
     }

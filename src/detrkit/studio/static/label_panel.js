@@ -26,6 +26,7 @@ const MOST_LISTED = 300;
  * @property {() => number} chosen id of the class of new objects
  * @property {(id: number) => void} choose called with a class
  * @property {(name: string) => Promise<void>} addClass
+ * @property {() => void} editClasses
  * @property {Array<{run: string, name: string}>} detectors
  * @property {Suspect[]} suspects
  * @property {(suspect: Suspect) => void} show called with a suspect to look at
@@ -47,8 +48,9 @@ export class LabelPanel {
     this.newClass = html("input", { name: "class", maxlength: 200, size: 12, autocomplete: "off", "aria-label": "Name of a new class" });
     const form = html("form", { class: "tools", onsubmit: (/** @type {Event} */ event) => void this.submitClass(event) },
       this.newClass, html("button", {}, "Add class"));
+    this.edit = html("button", { type: "button", onclick: () => options.editClasses() }, "Edit classes …");
     this.root = html("aside", { class: "label-panel", "aria-label": "Labels" },
-      html("h2", {}, "Classes"), this.classes, form, this.count, this.decisions, this.objects, this.makeSuspects(), this.makeSuggest(), this.makeHistory());
+      html("h2", {}, "Classes"), this.classes, form, this.edit, this.count, this.decisions, this.objects, this.makeSuspects(), this.makeSuggest(), this.makeHistory());
     this.draw();
   }
 
@@ -65,6 +67,7 @@ export class LabelPanel {
     const labels = state.objects.length - suggested;
     this.count.textContent = `${labels} object${labels === 1 ? "" : "s"}${suggested ? `, ${suggested} suggested` : ""}`;
     this.decisions.hidden = !suggested;
+    this.edit.hidden = !rows.length;
     this.objects.replaceChildren(...state.objects.slice(0, MOST_LISTED).map((object, k) => {
       const name = nameOf(rows, object.class);
       const words = object.score === null ? name : `${name} ${object.score.toFixed(2)}`;

@@ -36,6 +36,8 @@ export class LabelState {
     this.objects = rows.map((row) => ({ class: row.class, crowd: row.crowd, shape: { box: row.box, polygons: row.polygons }, score: null }));
     this.selected = -1;
     this.saved = this.labels();
+    /** Shape of each object as it was saved -> its position there. */
+    this.positions = new Map(this.saved.map((object, k) => [object.shape, rows[k]?.keep ?? k]));
   }
 
   /** The objects that are no suggestions. */
@@ -130,8 +132,7 @@ export class LabelState {
 
   /** The labels as the server takes them; those whose shape is as it was saved are kept to the pixel. */
   toPlain() {
-    const positions = new Map(this.saved.map((object, k) => [object.shape, k]));
-    const objects = this.labels().map(({ class: class_id, crowd, shape }) => ({ class_id, crowd, ...shape, keep: positions.get(shape) ?? null }));
+    const objects = this.labels().map(({ class: class_id, crowd, shape }) => ({ class_id, crowd, ...shape, keep: this.positions.get(shape) ?? null }));
     return { version: this.version, objects };
   }
 
@@ -142,6 +143,7 @@ export class LabelState {
    */
   markSaved(labels, version) {
     this.saved = labels;
+    this.positions = new Map(labels.map((object, k) => [object.shape, k]));
     this.version = version;
     this.changed();
   }

@@ -9,6 +9,7 @@ import { svg } from "./dom.js";
  * @property {[number, number, number, number]} box x1, y1, x2, y2
  * @property {number[][]} polygons x, y, x, y, ... of each
  * @property {boolean} crowd
+ * @property {number} [keep] position among the objects that are saved
  */
 
 /** @typedef {{id: number, name: string}} ClassRow */
