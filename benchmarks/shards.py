@@ -2,11 +2,14 @@
 
     python benchmarks/shards.py index --images 1000000 --objects 7000000
     python benchmarks/shards.py epochs --data DATA --rounds 5
+    python benchmarks/shards.py cold --images 5000
     python benchmarks/shards.py coco --megabytes 500
 
 `index` writes an index of generated images and objects, opens it as training does, in a process of its own, up to the
 first batch of keys, and reports seconds and memory. `epochs` packs a data set and reads epochs of it and of the loose
-files in turns, decoded and augmented as in training. `coco` generates a COCO json of this size, packs it, and reports
+files in turns, decoded and augmented as in training. `cold` generates small images, empties the cache of the system,
+which needs root, and reads all files, loose and packed, in the order of the data set and in that of an epoch. `coco`
+generates a COCO json of this size, packs it, and reports
 seconds and the largest memory of the process.
 """
 
@@ -210,7 +213,9 @@ def measure_epochs(arguments: argparse.Namespace) -> None:
         begin = time.perf_counter()
         detrkit.pack(arguments.data, Path(folder) / "packed")
         print(f"packed in {time.perf_counter() - begin:.1f} s", flush=True)
-        print("| workers | loose, images/s | packed, images/s | packed / loose |\n|---|---|---|---|")
+        print(
+            "| workers | loose, images/s | packed, images/s | packed / loose | of the rounds |\n|---|---|---|---|---|"
+        )
         for workers in arguments.workers:
             loaders = {}
             for name, data in (("loose", arguments.data), ("packed", Path(folder) / "packed")):
@@ -235,7 +240,60 @@ def measure_epochs(arguments: argparse.Namespace) -> None:
             images = len(loaders["loose"]) * 8
             rates = {name: [images / value for value in values] for name, values in seconds.items()}
             loose, packed = (median(rates[name]) for name in ("loose", "packed"))
-            print(f"| {workers} | {loose:.1f} | {packed:.1f} | {packed / loose:.3f} |", flush=True)
+            ratios = sorted(b / a for a, b in zip(rates["loose"], rates["packed"], strict=True))
+            spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+            print(f"| {workers} | {loose:.1f} | {packed:.1f} | {median(ratios):.3f} | {spread} |", flush=True)
+
+
+def write_small(folder: Path, images: int) -> None:
+    """Write a COCO data set of small images of noise, which differ."""
+    import cv2
+
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "noise"}]}
+    for k in range(1, images + 1):
+        noise = cv2.resize(rng.integers(0, 255, (40, 54, 3), dtype=np.uint8), (216, 160))
+        cv2.imwrite(str(folder / "images" / f"{k}.jpg"), noise, [cv2.IMWRITE_JPEG_QUALITY, 93])
+        rows["images"].append({"id": k, "file_name": f"{k}.jpg", "height": 160, "width": 216})
+        rows["annotations"].append({"id": k, "image_id": k, "category_id": 1, "bbox": [9, 9, 90, 90], "area": 8100})
+    (folder / "train.json").write_text(json.dumps(rows))
+
+
+def measure_cold(arguments: argparse.Namespace) -> None:
+    """Read all files of a data set that are not in the cache of the system, loose and packed."""
+    import detrkit
+    from detrkit.data.formats.detect import open_dataset
+    from detrkit.data.shards.packed_index import read_file
+    from detrkit.data.validation.validate import check_dataset
+
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        write_small(Path(folder) / "loose", arguments.images)
+        detrkit.pack(Path(folder) / "loose", Path(folder) / "packed")
+        paths = {}
+        for name in ("loose", "packed"):
+            split = check_dataset(open_dataset(f"{folder}/{name}", val_fraction=0)).splits["train"]
+            paths[name] = [str(image.path) for image in split.images]
+        size = sum(path.stat().st_size for path in Path(folder, "loose", "images").iterdir()) / arguments.images
+        print(f"{arguments.images} images of {size / 1000:.1f} KB")
+        print("\n| | loose, images/s | packed, images/s |\n|---|---|---|")
+        rows = np.arange(arguments.images)
+        orders = {"as in the data set": rows, "shuffled": np.random.default_rng(1).permutation(rows)}
+        for cache in ("cold", "warm"):
+            for order, chosen in orders.items():
+                rates: dict[str, list[float]] = {name: [] for name in paths}
+                for _ in range(arguments.rounds):
+                    for name, listed in paths.items():
+                        if cache == "cold":
+                            os.sync()
+                            Path("/proc/sys/vm/drop_caches").write_text("3")
+                        begin = time.perf_counter()
+                        for row in chosen:
+                            read_file(listed[row])
+                        rates[name].append(arguments.images / (time.perf_counter() - begin))
+                print(
+                    f"| {cache}, {order} | {median(rates['loose']):.0f} | {median(rates['packed']):.0f} |", flush=True
+                )
 
 
 def write_coco(folder: Path, megabytes: float) -> tuple[int, int]:
@@ -302,8 +360,8 @@ def measure_coco(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Run one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["index", "epochs", "coco", "start"])
-    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("part", choices=["index", "epochs", "cold", "coco", "start"])
+    parser.add_argument("--images", type=int, default=0, help="1,000,000 of `index`, 5,000 of `cold`")
     parser.add_argument("--objects", type=int, default=7_000_000)
     parser.add_argument("--data", default="", help="data set of `epochs`")
     parser.add_argument("--image_size", type=int, default=320)
@@ -315,7 +373,9 @@ def main() -> None:
     if arguments.part == "start":
         start(arguments.data)
         return
-    {"index": measure_index, "epochs": measure_epochs, "coco": measure_coco}[arguments.part](arguments)
+    arguments.images = arguments.images or (5_000 if arguments.part == "cold" else 1_000_000)
+    parts = {"index": measure_index, "epochs": measure_epochs, "cold": measure_cold, "coco": measure_coco}
+    parts[arguments.part](arguments)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def read_image(
         DataError: the file is missing, or holds no image that can be decoded.
     """
     try:
-        data = read_file(Path(path))
+        data = read_file(path)
     except OSError as error:
         raise DataError(f"cannot read the image {path}: {error.strerror or error}") from error
     return decode_image(data, path, value_range, unknown=unknown)

@@ -203,19 +203,21 @@ def is_member(path: Path) -> bool:
     return path.parent.suffix == ".tar" and not path.parent.is_dir()
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: str | Path) -> bytes:
     """Read a file, or a file in a shard of a packed data set.
 
     Raises:
         OSError: the file cannot be read.
         ShardError: the file in a shard cannot be read, or is not what was written.
     """
-    shard = path.parent
-    if shard.suffix == ".tar":
-        _, opened = _opened.get(str(shard.parent), (0, None))
-        if opened is not None or is_member(path):
-            return (opened or open_pack(shard.parent)).read_member(shard.name, path.name)
-    return path.read_bytes()
+    shard, name = os.path.split(path)  # of text, which takes a tenth of the time of a path
+    if shard.endswith(".tar"):
+        root, shard_name = os.path.split(shard)
+        _, opened = _opened.get(root, (0, None))
+        if opened is not None or not Path(shard).is_dir():
+            return (opened or open_pack(root)).read_member(shard_name, name)
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - for every image
+        return file.readall()
 
 
 def open_file(path: Path) -> io.BufferedReader | io.BytesIO:

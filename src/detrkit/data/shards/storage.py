@@ -23,6 +23,9 @@ TIMEOUT = 60.0
 _PIECE = 1 << 24
 """Bytes that are copied at a time."""
 
+_BINARY = getattr(os, "O_BINARY", 0)
+"""Of Windows, which else changes line breaks."""
+
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
 """A scheme of at least two letters: `C:/` is a drive of Windows."""
 
@@ -83,6 +86,13 @@ class Storage:
                 return f"{len(data)} bytes: the server does not answer requests for ranges"
             return "" if is_right(data) else "bytes with another checksum: the file was changed or damaged"
 
+        if self.is_local:  # for every image, so without the detour over attempts
+            try:
+                data = _read_local(self.locate(name), start, length)
+            except OSError:
+                data = b""
+            if len(data) == length and is_right(data):
+                return data
         return self._read(name, start, length, fault)
 
     def copy(self, name: str, length: int, crc: int, target: Path) -> None:
@@ -116,7 +126,8 @@ class Storage:
             if attempt:
                 time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
             try:
-                data = self._read_local(name, start, length) if self.is_local else self._fetch(name, start, length)
+                where = self.locate(name)
+                data = _read_local(where, start, length) if self.is_local else self._fetch(where, start, length)
             except FileNotFoundError:
                 found = "no such file"
                 break
@@ -132,21 +143,30 @@ class Storage:
         what = "look at the folder, or pack the data again" if self.is_local else "look at the server and the network"
         raise ShardError(f"expected {expected}, found {found}{tries}; {what}")
 
-    def _read_local(self, name: str, start: int | None, length: int | None) -> bytes:
-        with open(self.locate(name), "rb", buffering=0) as file:  # noqa: PTH123 - for every image
-            if start is None or length is None:
-                return file.readall() or b""
-            file.seek(start)
-            data = file.read(length) or b""
-            while len(data) < length and (more := file.read(length - len(data))):
-                data += more
-            return data
-
-    def _fetch(self, name: str, start: int | None, length: int | None) -> bytes:
+    def _fetch(self, address: str, start: int | None, length: int | None) -> bytes:
         system = _file_system(self.root)
         end = None if start is None or length is None else start + length
         patience: dict[str, Any] = {"timeout": TIMEOUT} if hasattr(system, "loop") else {}
-        return bytes(system.cat_file(self.locate(name), start=start, end=end, **patience))
+        return bytes(system.cat_file(address, start=start, end=end, **patience))
+
+
+def _read_local(path: str, start: int | None, length: int | None) -> bytes:
+    """Read a range of a file, or all of it; less than the range if the file ends before.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if start is None or length is None:
+        return Path(path).read_bytes()
+    file = os.open(path, os.O_RDONLY | _BINARY)  # a file object would ask for size, kind and position
+    try:
+        os.lseek(file, start, os.SEEK_SET)
+        data = os.read(file, length)
+        while len(data) < length and (more := os.read(file, length - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(file)
 
 
 def _file_system(address: str) -> Any:
