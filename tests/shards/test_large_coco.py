@@ -1,16 +1,21 @@
 """A COCO file that is packed in parts gives what it gives as a whole, in memory that does not grow with the file."""
 
 import json
+import random
+import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import detrkit
 from detrkit import cli
+from detrkit.commands import pack as pack_command
 from detrkit.data.files.json_stream import stream_lists
 from detrkit.data.formats.detect import open_dataset
-from detrkit.data.shards import coco_parts, pack_large
+from detrkit.data.shards import coco_parts, columns, pack_large
 from detrkit.data.validation.findings import Findings
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
@@ -178,3 +183,49 @@ def test_a_part_holds_a_share_of_the_file_however_large_it_is(data: Path, tmp_pa
     assert len(parts) > 3
     assert max(len(json.dumps(part)) for part in parts) < path.stat().st_size
     assert sum(len(part["images"]) for part in parts) == 11
+
+
+def write_polygons(folder: Path, images: int) -> int:
+    """Write a COCO file with 5 polygons of 200 corners per image; returns its size."""
+    (folder / "images").mkdir(parents=True)
+    rng = random.Random(0)
+    rows: dict[str, list] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "thing"}]}
+    for k in range(images):
+        Image.new("RGB", (64, 64), (k, 0, 0)).save(folder / "images" / f"{k}.png")
+        rows["images"].append({"id": k, "file_name": f"{k}.png", "width": 64, "height": 64})
+        for number in range(5):
+            outline = [round(rng.random() * 60, 2) for _ in range(400)]
+            x1, x2, y1, y2 = min(outline[::2]), max(outline[::2]), min(outline[1::2]), max(outline[1::2])
+            row = {"id": 5 * k + number + 1, "image_id": k, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            rows["annotations"].append(row | {"segmentation": [outline]})
+    return (folder / "train.json").write_text(json.dumps(rows))
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco_parts, "PART_BYTES", 40_000)
+    monkeypatch.setattr(coco_parts, "_BUFFERED", 40_000)
+    monkeypatch.setattr(columns, "_BUFFERED", 1000)
+    monkeypatch.setattr("detrkit.data.files.json_stream._CHUNK", 10_000)
+    sizes = {images: write_polygons(tmp_path / f"data-{images}", images) for images in (10, 100, 200)}
+    peaks = {}
+    for images, large_bytes in ((10, 100), (100, 100), (200, 100), (100, 10**9)):  # the first is for caches and imports
+        monkeypatch.setattr(pack_large, "LARGE_BYTES", large_bytes)
+        tracemalloc.start()
+        detrkit.pack(tmp_path / f"data-{images}", tmp_path / f"packed-{images}-{large_bytes}")
+        peaks[images, large_bytes] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[200, 100] - peaks[100, 100] < 0.2 * (sizes[200] - sizes[100])
+    assert peaks[100, 10**9] > 2 * peaks[100, 100]  # as a whole: what a mistake would take
+
+
+def test_packing_says_how_long_it_will_take(
+    data: Path, tmp_path: Path, small_parts, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(pack_command, "_FIRST", 0)
+    monkeypatch.setattr(pack_command, "_EVERY", 0)
+    monkeypatch.setattr("detrkit.data.files.json_stream._CHUNK", 1000)
+    assert cli.main(["pack", str(data), str(tmp_path / "packed")]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"Reading train.json: \d+% done, about 0.0 minutes left\n", err)
+    assert re.search(r"Packing images: \d+% done, about \d.\d minutes left\n", err)
+    assert re.search(r"Packed .*, in \d+\.\d s\n", out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,13 +16,16 @@ _LARGEST = 1 << 26
 _SPACE = " \t\r\n"
 
 
-def stream_lists(path: Path) -> Iterator[tuple[str, Any, str]]:
+def stream_lists(
+    path: Path, advance: Callable[[int], object] = lambda characters: None
+) -> Iterator[tuple[str, Any, str]]:
     """Read a JSON object whose values are lists, as a COCO file.
 
     Python's own parser reads each element, since it is compiled.
 
     Args:
         path: the file, UTF-8.
+        advance: called with the number of characters that were read, from time to time.
 
     Yields:
         The key of a list, an element and its text. A value that is no list is one element.
@@ -32,7 +35,7 @@ def stream_lists(path: Path) -> Iterator[tuple[str, Any, str]]:
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
-            yield from _elements(_Reader(file, path))
+            yield from _elements(_Reader(file, path, advance))
     except UnicodeDecodeError as error:
         raise DataError(
             f"expected UTF-8 in the large file {path}, found other bytes: {error}; save it as UTF-8"
@@ -63,8 +66,8 @@ def _elements(reader: _Reader) -> Iterator[tuple[str, Any, str]]:
 class _Reader:
     """A text file, parsed value by value."""
 
-    def __init__(self, file: IO[str], path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: IO[str], path: Path, advance: Callable[[int], object]) -> None:
+        self._file, self._path, self._advance = file, path, advance
         self._text, self._at, self._before, self._ended = "", 0, 0, False
         self._decoder = json.JSONDecoder()
 
@@ -107,6 +110,7 @@ class _Reader:
         self._before += self._at
         rest = self._text[self._at :]
         more = self._file.read(max(_CHUNK, len(rest)))
+        self._advance(len(more))
         self._text, self._at, self._ended = rest + more, 0, not more
 
     def _mistake(self, found: str) -> DataError:

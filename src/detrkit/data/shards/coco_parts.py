@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ PART_BYTES = 1 << 24
 _BUFFERED = 1 << 23
 """Characters that wait to be written."""
 _NO_ID = -(2**63)
+
+Progress = Callable[[str, int], Callable[[int], object]]
 
 
 @dataclass
@@ -50,13 +52,17 @@ class CocoParts:
         path: the COCO file.
         folder: an empty folder for temporary files, which need as much space as the COCO file.
         findings: takes images that are listed twice.
+        progress: called with a title and the number of bytes to read; returns a function that is called with the
+            number of those that were read.
 
     Raises:
         DataError: the file is no COCO json.
     """
 
-    def __init__(self, path: Path, folder: Path, findings: Findings) -> None:
-        self.path, self.folder, self.findings = path, folder, findings
+    def __init__(
+        self, path: Path, folder: Path, findings: Findings, progress: Progress = lambda title, total: lambda done: None
+    ) -> None:
+        self.path, self.folder, self.findings, self._progress = path, folder, findings, progress
         self.number = -(-path.stat().st_size // PART_BYTES)
         self.categories: list[Any] = []
         self.split_names: set[str] = set()
@@ -81,8 +87,10 @@ class CocoParts:
     def _read(self, *, only_annotations: bool = False) -> bool:
         """Read the file; returns whether the annotations came after all images."""
         in_order = True
+        again = " again, since its annotations precede its images" * only_annotations
+        advance = self._progress(f"Reading {self.path.name}{again}", self.path.stat().st_size)
         with (self.folder / "images").open("a", encoding="utf-8") as file:
-            for key, value, text in stream_lists(self.path):
+            for key, value, text in stream_lists(self.path, advance):
                 if key == "annotations" and not isinstance(value, list):
                     self._find_images()
                     if self._sorted is None:
@@ -131,8 +139,9 @@ class CocoParts:
         """The part of an image; 0 if there is no such image, where its annotations are reported."""
         assert self._sorted is not None
         keys, order = self._sorted
-        at = int(np.searchsorted(keys, _key(image_id)))
-        known = at < len(keys) and keys[at] == _key(image_id)
+        key = _key(image_id)
+        at = int(keys.searchsorted(key))
+        known = at < len(keys) and keys[at] == key
         return self._part(int(self._first_of_name[order[at]])) if known else 0
 
     def _part(self, image: int) -> int:
@@ -182,7 +191,7 @@ class CocoParts:
 
     def _complete(self, row: dict[str, Any], position: int) -> None:
         """Give an id to an annotation without one, or with one that another has; make objects of crowds if all are."""
-        at = int(np.searchsorted(self._new_ids_at, position))
+        at = int(self._new_ids_at.searchsorted(position)) if len(self._new_ids_at) else 0
         if at < len(self._new_ids_at) and self._new_ids_at[at] == position:
             kind = "annotation_id_absent" if self._object_ids[position] == _NO_ID else "annotation_id_twice"
             self.findings.add(kind, self.path, f"annotations[{position}]", f"id {row.get('id')}")

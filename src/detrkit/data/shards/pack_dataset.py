@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from detrkit.config.options import config_from_options
 from detrkit.config.packing import PackConfig
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.records import Split
+from detrkit.data.shards.coco_parts import Progress
 from detrkit.data.shards.pack_large import LargeCoco, find_large, open_large
 from detrkit.data.shards.packed_images import PackedImages
 from detrkit.data.shards.packed_index import KIND, MANIFEST, PACK_VERSION, open_split
@@ -29,8 +30,6 @@ from detrkit.structures import Categories
 
 _MANY = 2**31
 """More objects than any image has, so that none is reported for the number of queries."""
-
-Progress = Callable[[int], Callable[[], object]]
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,13 @@ def pack(data: str | os.PathLike[str], output: str | os.PathLike[str], **options
     return pack_dataset(config_from_options(PackConfig, data=os.fspath(data), output=os.fspath(output), **options))
 
 
-def pack_dataset(config: PackConfig, progress: Progress = lambda total: lambda: None) -> PackResult:
+def pack_dataset(config: PackConfig, progress: Progress = lambda title, total: lambda done: None) -> PackResult:
     """Pack a data set; see `pack`.
 
     Args:
         config: the settings of `detrkit pack`.
-        progress: called with the number of images; returns a function that is called once per packed image.
+        progress: called with the title of a step and its number of images or bytes; returns a function that is called
+            with the number of those that are done.
     """
     output = Path(config.output)
     expect_new_folder(output)
@@ -90,14 +90,14 @@ def pack_dataset(config: PackConfig, progress: Progress = lambda total: lambda: 
     report = check_dataset(raw, num_queries=_MANY, compare_images="val" not in raw.splits)
     group_of = report.duplicates.group_of() if report.duplicates else {}
     categories = next(iter(report.splits.values())).categories
-    advance = progress(sum(map(len, report.splits.values())))
+    advance = progress("Packing images", sum(map(len, report.splits.values())))
     with atomic_folder(output) as folder:
         pack = PackWriter(folder, categories, int(config.shard_mb * 1e6))
         for name, split in report.splits.items():
             with pack.split(name) as writer:
                 for image in split.images:
                     writer.add(image, report.infos[image.path], group_of.get(image.path, -1))
-                    advance()
+                    advance(1)
         pack.close()
     return pack.result(output, [*report.notes, *_left_out(report.counts())])
 
@@ -106,15 +106,15 @@ def _pack_large(large: LargeCoco, config: PackConfig, output: Path, progress: Pr
     """Pack COCO files that do not fit into memory."""
     begin = time.monotonic()
     with atomic_folder(output) as folder:
-        opened = open_large(large, folder)
+        opened = open_large(large, folder, progress)
         seconds = time.monotonic() - begin
-        advance = progress(opened.images)
+        advance = progress("Packing images", opened.images)
         pack = PackWriter(folder, opened.categories, int(config.shard_mb * 1e6))
         for name in opened.parts:
             with pack.split(name) as writer:
                 for image, info in opened.records(name, config):
                     writer.add(image, info)
-                    advance()
+                    advance(1)
             if not writer.images:
                 left_out = "; ".join(["", *_left_out(large.counts)])
                 raise DataError(

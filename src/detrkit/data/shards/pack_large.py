@@ -17,7 +17,7 @@ from detrkit.data.formats.combine import share_categories
 from detrkit.data.formats.detect import make_options
 from detrkit.data.formats.raw import RawDataset, RawSplit
 from detrkit.data.records import ImageRecord
-from detrkit.data.shards.coco_parts import CocoParts
+from detrkit.data.shards.coco_parts import CocoParts, Progress
 from detrkit.data.shards.storage import is_address
 from detrkit.data.validation.findings import Findings
 from detrkit.data.validation.image_probe import ImageInfo
@@ -116,12 +116,13 @@ class OpenCoco:
         self.large.counts.update(parts.findings.counts())
 
 
-def open_large(large: LargeCoco, folder: Path) -> OpenCoco:
+def open_large(large: LargeCoco, folder: Path, progress: Progress = lambda title, total: lambda done: None) -> OpenCoco:
     """Read the COCO files once, and cut them into parts.
 
     Args:
         large: the files.
         folder: where the temporary files are written.
+        progress: see `CocoParts`.
 
     Raises:
         DataError: a file is no COCO json, or categories contradict each other.
@@ -132,7 +133,7 @@ def open_large(large: LargeCoco, folder: Path) -> OpenCoco:
         own = temporary / name
         own.mkdir(parents=True)
         findings = Findings()
-        parts[name] = CocoParts(path, own, findings)
+        parts[name] = CocoParts(path, own, findings, progress)
         content = {"categories": parts[name].categories, "annotations": []}
         categories = read_categories(content, path, findings)
         splits.append(RawSplit(name, [], categories, "xywh", str(path)))

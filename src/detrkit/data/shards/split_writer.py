@@ -64,7 +64,8 @@ class SplitWriter:
         suffix = self._suffix(image.path)
         offset, length, crc = self._tar.add(f"{key}{suffix}", _read(image.path))
         put["shard"].add(self._tar.number)
-        record = json.dumps(self._as_json(image, shapes, files, panoptic), ensure_ascii=False, separators=(",", ":"))
+        texts = ["null" if shape is None else _to_json(shape) for shape in shapes]
+        record = self._as_json(image, shapes, texts, files, panoptic)
         self._tar.add(f"{key}.json", record.encode("utf-8", "backslashreplace"))
         for number, path in enumerate(map(Path, files)):
             ending = self._suffix(path)
@@ -89,7 +90,7 @@ class SplitWriter:
         put["extent"].add(_as_row(info))
         put["names"].add(image.file_name.encode("utf-8", "surrogateescape"))
         if any(shape is not None for shape in shapes):
-            put["shapes"].add(json.dumps(shapes, separators=(",", ":")).encode())
+            put["shapes"].add(f"[{','.join(texts)}]".encode())
         self._add_objects(image.objects, shapes)
         for column, of in (("name_end", "names"), ("objects_end", "box"), ("masks_end", "mask_crc")):
             put[column].add(put[of].rows)
@@ -118,11 +119,21 @@ class SplitWriter:
         self.suffixes.setdefault(suffix, len(self.suffixes))
         return suffix
 
-    def _as_json(self, image: ImageRecord, shapes: Sequence[Any], files: dict[str, int], panoptic: int) -> Any:
-        """The json member of an image, for other programs: detrkit reads the index."""
+    def _as_json(
+        self, image: ImageRecord, shapes: Sequence[Any], texts: Sequence[str], files: dict[str, int], panoptic: int
+    ) -> str:
+        """The json member of an image, for other programs: detrkit reads the index.
+
+        Args:
+            image: the record.
+            shapes: segmentation of each object.
+            texts: the same as JSON, which takes longest to make.
+            files: path of each mask file -> its number.
+            panoptic: number of the panoptic map, or -1.
+        """
         names = [f"mask{number}{Path(path).suffix.lower()}" for path, number in files.items()]
         objects = []
-        for obj, shape in zip(image.objects, shapes, strict=True):
+        for obj, shape, text in zip(image.objects, shapes, texts, strict=True):
             x1, y1, x2, y2 = obj.box
             row = {
                 "id": obj.id,
@@ -132,12 +143,12 @@ class SplitWriter:
                 "area": (x2 - x1) * (y2 - y1) if obj.area is None else obj.area,
                 "iscrowd": int(obj.crowd),
             }
-            if shape is not None:
-                in_file = isinstance(shape, dict) and "file" in shape
-                row["segmentation"] = {**shape, "file": names[shape["file"]]} if in_file else shape
-            objects.append(row)
+            if isinstance(shape, dict) and "file" in shape:
+                text = _to_json({**shape, "file": names[shape["file"]]})
+            objects.append(_with_entry(row, "segmentation", "" if shape is None else text))
         whole = {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
-        return whole | ({"panoptic": names[panoptic]} if panoptic >= 0 else {}) | {"objects": objects}
+        whole |= {"panoptic": names[panoptic]} if panoptic >= 0 else {}
+        return _with_entry(whole, "objects", f"[{','.join(objects)}]")
 
     def close(self) -> dict[str, Any]:
         """Finish the files; returns the entry of the split in the manifest."""
@@ -160,6 +171,15 @@ def _as_row(info: ImageInfo) -> list[float]:
     if extent is None:
         return [math.nan, math.nan, math.nan, math.nan, 1.0 if info.deep else math.nan]
     return [extent.low, extent.high, extent.usual_low, extent.usual_high, float(extent.whole)]
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _with_entry(row: dict[str, Any], key: str, text: str) -> str:
+    """JSON of a dict with a last entry whose value is JSON already; empty: without it."""
+    return f'{_to_json(row)[:-1]},"{key}":{text}}}' if text else _to_json(row)
 
 
 def _read(path: Path) -> bytes:

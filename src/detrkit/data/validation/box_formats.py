@@ -236,7 +236,7 @@ def polygons_extent(polygons: list[Any]) -> tuple[float, float, float, float] | 
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6:
             return None
-        if not all(isinstance(value, int | float) for value in polygon):
+        if not set(map(type, polygon)) <= {int, float}:  # a set is faster than a loop
             return None
         xs += polygon[0::2]
         ys += polygon[1::2]
