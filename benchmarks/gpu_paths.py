@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import detrkit
@@ -56,7 +57,8 @@ def measure_batch_job(device: str, scale: float, folder: Path) -> Rows:
         few.mkdir()
         for path in sorted((folder / "images").glob("0*/*.jpg"))[:part]:
             (few / path.name).hardlink_to(path)
-        config = settings(folder, WEIGHTS, source=[str(few)], device=device, batch_size=16, output_dir=str(few / "out"))
+        config = settings(folder, WEIGHTS, device=device, batch_size=16, output_dir=str(few / "out"))
+        config = replace(config, source=[str(few)])
         start = time.perf_counter()
         run_share(config)
         seconds.append(time.perf_counter() - start)
