@@ -92,6 +92,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch("dense_head", ("dense_head", "dense_convs", "dense_loss_coef", "two_stage_head")),
     Switch("query_nms_iou", ("query_nms_iou",)),
     Switch("ema", ("ema",)),
+    Switch("rare_classes", ("repeat_threshold",)),
 )
 """Ideas in the order in which they are added; together they are all differences of `fast` and `classic` (tested)."""
 
