@@ -12,10 +12,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from detrkit.config.train import TrainConfig
 from detrkit.data.decode.images import read_image
 from detrkit.data.records import Split
 from detrkit.exporting.formats.table import export_format
+from detrkit.exporting.int8 import calibration_reader
 from detrkit.exporting.writing import make_metadata, trace_model
 from peers import PEERS, Facts
 
@@ -164,19 +164,12 @@ def quantize_onnx(source: Path, target: Path, inputs: Sequence[NDArray[np.float3
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
-        def __init__(self) -> None:
-            self.remaining: Iterator[NDArray[np.float32]] = iter(inputs)
-
-        def get_next(self) -> dict[str, Any] | None:
-            each = next(self.remaining, None)
-            return None if each is None else {"images": each}
-
+    reader = calibration_reader({"images": torch.from_numpy(each)} for each in inputs)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
-            str(prepared), str(target), Reader(), per_channel=True, op_types_to_quantize=["Conv", "MatMul"]
+            str(prepared), str(target), reader, per_channel=True, op_types_to_quantize=["Conv", "MatMul"]
         )
 
 

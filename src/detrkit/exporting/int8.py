@@ -13,7 +13,7 @@ import contextlib
 import copy
 import logging
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,19 @@ def measure_ranges(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        source, inferred, augmented = (Path(folder) / f"{name}.onnx" for name in ("source", "inferred", "augmented"))
+        source.write_bytes(proto.SerializeToString())
+        shape_inference.quant_pre_process(str(source), str(inferred), skip_symbolic_shape=True)
+        calibrator = quantization.create_calibrator(str(inferred), ["Conv"], augmented_model_path=str(augmented))
+        calibrator.collect_data(calibration_reader(samples))
+        return MeasuredGraph(onnx.load(inferred), calibrator.compute_data())
+
+
+def calibration_reader(samples: Iterable[Mapping[str, Tensor]]) -> Any:
+    """Give samples, inputs by name, to ONNX Runtime's calibration."""
+    from onnxruntime import quantization
+
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
         def __init__(self) -> None:
             self.remaining = iter(samples)
@@ -60,13 +73,7 @@ def measure_ranges(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor
             sample = next(self.remaining, None)
             return None if sample is None else {name: tensor.numpy() for name, tensor in sample.items()}
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        source, inferred, augmented = (Path(folder) / f"{name}.onnx" for name in ("source", "inferred", "augmented"))
-        source.write_bytes(proto.SerializeToString())
-        shape_inference.quant_pre_process(str(source), str(inferred), skip_symbolic_shape=True)
-        calibrator = quantization.create_calibrator(str(inferred), ["Conv"], augmented_model_path=str(augmented))
-        calibrator.collect_data(Reader())
-        return MeasuredGraph(onnx.load(inferred), calibrator.compute_data())
+    return Reader()
 
 
 def quantize(measured: MeasuredGraph, float_groups: Collection[str] = (), *, with_bias: bool = True) -> onnx.ModelProto:
