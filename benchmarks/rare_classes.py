@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -28,6 +27,7 @@ from detrkit.data.repeat_factors import repeat_factors
 from detrkit.data.validation.validate import check_dataset
 from detrkit.files import write_atomic
 from detrkit.training import run_training
+from limited import copy_images
 
 Row = dict[str, Any]
 
@@ -64,28 +64,20 @@ def thin_out(data: str, rare: Sequence[str], keep: int, folder: Path) -> Path:
     """Write a COCO copy with at most `keep` training images per class of `rare`, evenly spaced, unless it is there."""
     if (folder / "val.json").exists():  # written last
         return folder
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for name, split in check_dataset(open_dataset(data)).splits.items():
-        plain = split.to_coco()
-        ids = {row["id"] for row in plain["categories"] if row["name"] in rare}
-        classes: dict[int, set[int]] = {row["id"]: set() for row in plain["images"]}
-        for row in plain["annotations"]:
-            classes[row["image_id"]].add(row["category_id"])
-        chosen = {image for image, shown in classes.items() if name != "train" or not shown & ids}
-        for category in sorted(ids) if name == "train" else ():
-            showing = [image for image, shown in classes.items() if category in shown]
-            missing = keep - sum(category in classes[image] for image in chosen)
-            others = [image for image in showing if image not in chosen]
-            chosen |= {others[k * len(others) // missing] for k in range(missing)} if missing > 0 else set()
-        images = []
-        for row, record in zip(plain["images"], split.images, strict=True):
-            if row["id"] in chosen:
-                file_name = f"{name}-{row['id']}{record.path.suffix}"
-                shutil.copyfile(record.path, folder / "images" / file_name)
-                images.append({**row, "file_name": file_name})
-        annotations = [row for row in plain["annotations"] if row["image_id"] in chosen]
-        content = {"images": images, "annotations": annotations, "categories": plain["categories"]}
-        write_atomic(folder / f"{name}.json", json.dumps(content))
+    splits = check_dataset(open_dataset(data)).splits
+    split = splits["train"]
+    ids = {
+        category_id
+        for category_id, name in zip(split.categories.ids, split.categories.names, strict=True)
+        if name in rare
+    }
+    classes = {image.id: {obj.category_id for obj in image.objects} for image in split.images}
+    chosen = {image for image, shown in classes.items() if not shown & ids}
+    for category in sorted(ids):
+        missing = keep - sum(category in classes[image] for image in chosen)
+        others = [image for image, shown in classes.items() if category in shown and image not in chosen]
+        chosen |= {others[k * len(others) // missing] for k in range(missing)} if missing > 0 else set()
+    copy_images(splits, {name: chosen if name == "train" else None for name in splits}, folder)
     return folder
 
 
