@@ -128,7 +128,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         content = json.loads((args.output_dir / name / "bench.json").read_text(encoding="utf-8"))
         rows |= {(name, row["what"], row["variant"]): row for row in content["rows"]}
-    measured = [row for name in chosen if name in PATHS for row in measure_path(name, dry_run=args.dry_run)]
+    measured = []
+    for name in [name for name in chosen if name in PATHS]:
+        print(f"\n{name}", flush=True)
+        found, done = measure_path(name, dry_run=args.dry_run)
+        measured += found
+        failed += [] if done else [name]
     args.output_dir.mkdir(parents=True, exist_ok=True)
     for file, table in (("targets.md", targets_table(rows)), ("paths.md", paths_table(measured))):
         table += "\nA dry run: these figures mean nothing.\n" * args.dry_run

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def measure_tracks(device: str, scale: float, folder: Path) -> Rows:
 
 
 def measure_packed(device: str, scale: float, folder: Path) -> Rows:
-    """Seconds of the second epoch from loose files and from packed ones, and the share of it spent waiting for images."""
+    """Seconds of the second epoch from loose and from packed files, and the share of it spent waiting for images."""
     data = make_demo_dataset(folder / "loose", images=max(20, int(4000 * scale)), size=320)
     detrkit.pack(data, folder / "packed")
     rows = []
@@ -134,20 +135,24 @@ PATHS: dict[str, Callable[[str, float, Path], Rows]] = {
 """Name -> function of device, share of the full amount of work, and an empty folder."""
 
 
-def measure_path(name: str, *, dry_run: bool) -> Rows:
-    """Measure one path; a row with the reason where it cannot be.
+def measure_path(name: str, *, dry_run: bool) -> tuple[Rows, bool]:
+    """Measure one path.
 
     Args:
         name: one of `PATHS`.
         dry_run: little work, on the CPU.
+
+    Returns:
+        Its rows, and whether it could be measured; if not, a row with the reason, whose traceback is printed.
     """
     begin = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory() as folder:
             rows = PATHS[name]("cpu" if dry_run else "cuda", 0.002 if dry_run else 1.0, Path(folder))
-    except Exception as problem:  # on a borrowed machine it must not cost the others
-        return [(name, f"not measured: {type(problem).__name__}: {problem}")]
-    return [*rows, (f"{name}: seconds in all", f"{time.perf_counter() - begin:.0f}")]
+    except Exception as problem:  # whatever it is: on a borrowed machine it must not cost the other paths
+        traceback.print_exc()
+        return [(name, f"not measured: {type(problem).__name__}: {problem}")], False
+    return [*rows, (f"{name}: seconds in all", f"{time.perf_counter() - begin:.0f}")], True
 
 
 def paths_table(rows: Rows) -> str:

@@ -67,7 +67,9 @@ def test_a_failed_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert gpu.main(["--output_dir", str(tmp_path), "--only", "inference-1"]) == 1
 
 
-def test_paths_that_cannot_be_measured_cost_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_cannot_be_measured_cost_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(device: str, scale: float, folder: Path) -> gpu_paths.Rows:
         raise RuntimeError("no such engine")
 
@@ -77,7 +79,8 @@ def test_paths_that_cannot_be_measured_cost_no_others(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(gpu_paths, "PATHS", {"engines": broken, "tracks": works})
     monkeypatch.setattr(gpu, "PATHS", gpu_paths.PATHS)
-    assert gpu.main(["--dry_run", "--output_dir", str(tmp_path), "--only", "engines", "tracks"]) == 0
+    assert gpu.main(["--dry_run", "--output_dir", str(tmp_path), "--only", "engines", "tracks"]) == 1
+    assert "could not be done: engines" in capsys.readouterr().err
     table = (tmp_path / "paths.md").read_text(encoding="utf-8")
     assert "| engines | not measured: RuntimeError: no such engine |" in table
     assert "| frames per second | cpu |" in table
@@ -86,5 +89,5 @@ def test_paths_that_cannot_be_measured_cost_no_others(tmp_path: Path, monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("name", gpu_paths.PATHS)
 def test_every_path_runs_on_the_cpu(name: str) -> None:
-    rows = gpu_paths.measure_path(name, dry_run=True)
-    assert not any("not measured" in value for _, value in rows)
+    rows, done = gpu_paths.measure_path(name, dry_run=True)
+    assert done, rows
