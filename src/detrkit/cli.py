@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -227,6 +227,15 @@ def attempt(argv: list[str]) -> int:
                 "another path"
             )
         raise
+    except RuntimeError as error:
+        if not str(error).startswith("operator torchvision::"):
+            raise
+        found = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision"))
+        return complain(
+            f"expected torchvision as built for the installed torch, found {found}, of different builds; install both "
+            "from one index, such as pip install --force-reinstall torch torchvision --index-url "
+            "https://download.pytorch.org/whl/cpu"
+        )
 
 
 def complain(sentence: str) -> int:

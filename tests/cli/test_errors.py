@@ -187,6 +187,17 @@ def test_disk_errors_are_one_sentence(
     assert sentence in detrkit("check", "d").sentence
 
 
+def test_torch_and_torchvision_of_different_builds(detrkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("operator torchvision::nms does not exist")  # raised by its import
+    monkeypatch.setattr("detrkit.commands.check.check", raiser(error))
+    sentence = detrkit("check", "d").sentence
+    assert "found torch 2" in sentence
+    assert "install both from one index" in sentence
+    monkeypatch.setattr("detrkit.commands.check.check", raiser(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        detrkit("check", "d")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(detrkit: Command, place: Path) -> None:
     (place / "empty").chmod(0o500)
