@@ -82,7 +82,7 @@ def demo(config: DemoConfig) -> None:
         console.print(f"  {path!s:<28} {text}")
     first_image = shlex.quote(str(split.images[0].path))
     formats = {
-        "detect": "COCO, Pascal VOC, YOLO, labelme or VIA",
+        "detect": "COCO, Pascal VOC, YOLO, labelme, VIA, CVAT, Label Studio, PNG masks",
         "instance": "COCO, YOLO or PNGs of masks",
         "panoptic": "COCO panoptic",
     }
