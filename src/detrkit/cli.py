@@ -9,14 +9,13 @@ traceback and 1 mean a bug in detrkit.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -44,7 +43,7 @@ from detrkit.config.serving import ServeConfig, StudioConfig
 from detrkit.config.suggestions import suggestion
 from detrkit.config.train import CONFIG_GROUPS, TrainConfig
 from detrkit.config.yaml_file import read_settings
-from detrkit.errors import ConfigError, DetrkitError, DetrkitWarning
+from detrkit.errors import DISK_FULL, ConfigError, DetrkitError, DetrkitWarning, explain_system_error
 from detrkit.files import run_folder
 from detrkit.ops.text import (
     degrading_output,
@@ -210,32 +209,13 @@ def attempt(argv: list[str]) -> int:
         return int(stop.code or 0)
     except BrokenPipeError:
         raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            discard_unwritable_output()
-            return complain(
-                f"no space is left on the disk of {error.filename or 'the output folder'}; free some and start again"
-            )
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
-            return complain(
-                f"expected a path that may be read and written, found no permission for {error.filename}; change its "
-                "permissions or choose another path"
-            )
-        if error.errno in (errno.EEXIST, errno.ENOTDIR) and error.filename:
-            return complain(
-                f"expected a folder, or nothing yet, at {error.filename}, found a file there or above it; choose "
-                "another path"
-            )
-        raise
-    except RuntimeError as error:
-        if not str(error).startswith("operator torchvision::"):
+    except (OSError, RuntimeError) as error:
+        sentence = explain_system_error(error)
+        if sentence is None:
             raise
-        found = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision"))
-        return complain(
-            f"expected torchvision as built for the installed torch, found {found}, of different builds; install both "
-            "from one index, such as pip install --force-reinstall torch torchvision --index-url "
-            "https://download.pytorch.org/whl/cpu"
-        )
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            discard_unwritable_output()
+        return complain(sentence)
 
 
 def complain(sentence: str) -> int:

@@ -17,8 +17,10 @@ Messages are written with settings as flags (`--image_size`). The command line p
 `str` gives the names alone (`image_size`).
 """
 
+import errno
 import re
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 _COMMAND = re.compile(
@@ -111,3 +113,29 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "unable to allocate", "out of memory")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def explain_system_error(error: Exception) -> str | None:
+    """One sentence for an error of the machine or the installation that the user can fix; None for any other error."""
+    if isinstance(error, OSError):
+        if error.errno in DISK_FULL:
+            return f"no space is left on the disk of {error.filename or 'the output folder'}; free some and start again"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+            return (
+                f"expected a path that may be read and written, found no permission for {error.filename}; change its "
+                "permissions or choose another path"
+            )
+        if error.errno in (errno.EEXIST, errno.ENOTDIR) and error.filename:
+            return (
+                f"expected a folder, or nothing yet, at {error.filename}, found a file there or above it; choose "
+                "another path"
+            )
+    if str(error).startswith("operator torchvision::"):  # the first import of torchvision fails so
+        found = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision"))
+        return (
+            f"expected torchvision as built for the installed torch, found {found}, of different builds; install both "
+            "from one index, such as pip install --force-reinstall torch torchvision --index-url "
+            "https://download.pytorch.org/whl/cpu"
+        )
+    return None
