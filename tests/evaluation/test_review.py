@@ -186,6 +186,19 @@ def test_images_and_classes_that_the_folds_do_not_know_are_left_out_with_a_note(
     assert any("1 classes of the folds are not in the data set" in text for text in texts)
 
 
+def test_packed_data_are_reviewed_as_the_loose_files(make_folds: MadeFolds, tmp_path: Path) -> None:
+    images, labels = make_labels(20)
+    folds = make_folds(labels[1:], images, detect(images, labels))
+    detrkit.pack(tmp_path / "data", tmp_path / "packed")
+    results = [
+        detrkit.review(folds, data=str(tmp_path / name), output_dir=str(tmp_path / f"of-{name}"), max_images=0)
+        for name in ("data", "packed")
+    ]
+    loose, packed = ([(s.file_name, s.label_id, s.reason, s.score) for s in each.suspects] for each in results)
+    assert loose[0][0] == "000.png"
+    assert packed == loose
+
+
 def test_one_class_has_no_wrong_class_and_few_labels_are_noted(make_folds: MadeFolds) -> None:
     images, labels = make_labels(1, classes=1)
     folder = make_folds(labels, images, detect(images, labels, classes=1), ("nut",))

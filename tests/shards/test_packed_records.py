@@ -201,3 +201,24 @@ def test_a_packed_image_reads_the_bytes_of_the_file(packed: Path) -> None:
 
 def test_the_check_compares_file_names_of_the_data_set_not_numbers_in_shards(packed: Path) -> None:
     assert "leakage_name" not in check_dataset(open_dataset(packed), decode_all=True).counts()
+
+
+def test_a_fold_of_train_and_val_keeps_the_range_of_values(tmp_path: Path) -> None:
+    import cv2
+
+    from tests.training.conftest import write_split
+
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    for seed, name in enumerate(("train", "val")):
+        write_split(tmp_path / "data", name, 5, np.random.default_rng(seed))
+    for path in (tmp_path / "data" / "images").iterdir():
+        pixels = cv2.imread(str(path))
+        assert cv2.imwrite(str(path), pixels.astype(np.uint16) * 13)
+    detrkit.pack(tmp_path / "data", tmp_path / "packed")
+    for chosen in ({"val_fraction": 0.5, "held_out": ["train_00.png", "val_01.png"]}, {"val_fraction": 0}):
+        actual, expected = (check(tmp_path / each, pooled=True, **chosen) for each in ("packed", "data"))
+        assert expected.value_range is not None
+        assert actual.value_range == expected.value_range
+        assert actual.splits.keys() == expected.splits.keys()
+        for name, split in expected.splits.items():
+            assert [image.file_name for image in actual.splits[name].images] == [i.file_name for i in split.images]

@@ -178,11 +178,13 @@ def _was_trained_on(kwargs: DatasetKwargs, folder: Path) -> bool:
 
 def _pooled_names(raw: RawDataset) -> dict[tuple[str, str], str]:
     """(split, file name) -> the name of the image where the splits are pooled, see `pool_splits`."""
-    counts = Counter(image.file_name for split in raw.splits.values() for image in split.images)
+    listed = {
+        name: split.images if split.checked is None else split.checked.images for name, split in raw.splits.items()
+    }
+    names = {split: [image.file_name for image in images] for split, images in listed.items()}
+    counts = Counter(name for own in names.values() for name in own)
     return {
-        (name, image.file_name): f"{name}/{image.file_name}" if counts[image.file_name] > 1 else image.file_name
-        for name, split in raw.splits.items()
-        for image in split.images
+        (split, name): f"{split}/{name}" if counts[name] > 1 else name for split, own in names.items() for name in own
     }
 
 

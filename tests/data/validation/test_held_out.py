@@ -109,3 +109,15 @@ def test_only_the_requested_split_must_be_valid(coco: Any, tmp_path: Path) -> No
     raw = open_dataset(coco.root, val_json="val.json", val_fraction=0)
     check_dataset(raw)
     assert [image.file_name for image in listed_images(raw, "val")] == ["val.png"]
+
+
+def test_train_of_a_set_with_its_own_val_is_not_divided(coco: Any, tmp_path: Path) -> None:
+    coco.write()
+    alone = check_dataset(open_dataset(coco.root), required_splits={"train"})
+    both = check_dataset(open_dataset(coco.root))
+    assert list(alone.splits) == ["train"]
+    assert names(alone, "train") == names(both, "train")
+    assert alone.notes == both.notes
+    make(tmp_path, 20)
+    raw = open_dataset(tmp_path, train_json=tmp_path / "labels.json", val_json=tmp_path / "labels.json")
+    assert len(check_dataset(raw, required_splits={"train"}).splits["train"]) == 20

@@ -84,6 +84,8 @@ class RawSplit:
     """Whether boxes were computed from masks by the loader, so that no file contains boxes."""
     checked: Split | None = None
     """The records of packed data, which were checked when they were packed; `images` is then empty."""
+    parts: tuple[Split, ...] = ()
+    """The splits of packed data that were made one, which is `checked`, a list of records."""
 
     def __len__(self) -> int:
         return len(self.images if self.checked is None else self.checked)

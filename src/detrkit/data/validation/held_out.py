@@ -19,7 +19,8 @@ def keep_required_splits(raw: RawDataset, required_splits: Collection[str]) -> N
     """Drop the splits that are not required, so that they need not be valid.
 
     Args:
-        raw: the data set; it loses the other splits, unless a split has to be held out of train.
+        raw: the data set; it loses the other splits, unless a split has to be held out of train. What is left is not
+            divided again.
         required_splits: `train`, `val`; empty: all splits.
 
     Raises:
@@ -32,6 +33,7 @@ def keep_required_splits(raw: RawDataset, required_splits: Collection[str]) -> N
             if name not in raw.splits:
                 raise ConfigError(_no_such_split(name, raw))
         raw.splits = {name: raw_split for name, raw_split in raw.splits.items() if name in required_splits}
+        raw.val_fraction = 0.0
 
 
 def hold_out(

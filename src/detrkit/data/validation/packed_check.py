@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,10 +56,10 @@ def read_packed(
     return kept, infos
 
 
-def deep_infos(splits: Mapping[str, Split]) -> dict[Path, ImageInfo]:
+def deep_infos(splits: Iterable[Split]) -> dict[Path, ImageInfo]:
     """The images of more than 8 bits per channel, with the values that were measured when they were packed."""
     infos: dict[Path, ImageInfo] = {}
-    for split in splits.values():
+    for split in splits:
         images = split.images
         if isinstance(images, PackedImages) and images.split.facts["deep"]:
             extents = images.split.columns["extent"]

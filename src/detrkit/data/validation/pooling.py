@@ -61,7 +61,8 @@ def _pool_packed(raw: RawDataset) -> RawSplit:
     raw.notes.append(_describe(raw))
     first = next(iter(raw.splits.values()))
     assert first.checked is not None
-    return replace(first, name="train", checked=replace(first.checked, name="train", images=images))
+    checked = replace(first.checked, name="train", images=images)
+    return replace(first, name="train", checked=checked, parts=tuple(splits.values()))
 
 
 def _describe(raw: RawDataset) -> str:

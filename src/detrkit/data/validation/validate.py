@@ -166,7 +166,7 @@ def check_dataset(
     splits = hold_out(raw, splits, required_splits, group_of)
     if masks:
         _need_masks(splits, raw.format)
-    files = {name: _infos_of(split, known) for name, split in splits.items()}
+    files = {name: _infos_of(split, known, raw) for name, split in splits.items()}
     images = chain.from_iterable(split.images for split in splits.values()) if known else ()
     file_names = {image.path: PurePosixPath(image.file_name).name for image in images}
     note_repeated_images(files, file_names, duplicates, findings)
@@ -200,10 +200,13 @@ def check_part(raw: RawDataset) -> tuple[Split, dict[Path, ImageInfo]]:
     return next(iter(splits.values())), known
 
 
-def _infos_of(split: Split, known: Mapping[Path, ImageInfo]) -> Mapping[Path, ImageInfo]:
+def _infos_of(split: Split, known: Mapping[Path, ImageInfo], raw: RawDataset) -> Mapping[Path, ImageInfo]:
     """Properties of the images of a split; of packed data that were not read, those of its images of many bits."""
     if not known and isinstance(split.images, StoredRecords):
-        return deep_infos({split.name: split})
+        return deep_infos([split])
+    if not known and raw.is_packed:  # splits that were made one, and divided anew
+        infos = deep_infos([part for raw_split in raw.splits.values() for part in raw_split.parts])
+        return {image.path: infos[image.path] for image in split.images if image.path in infos}
     return {image.path: known[image.path] for image in split.images}
 
 
