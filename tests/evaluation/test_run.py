@@ -15,6 +15,7 @@ from detrkit.commands.eval import evaluate
 from detrkit.config.commands import EvalConfig
 from detrkit.config.train import TrainConfig
 from detrkit.data.formats.detect import open_dataset
+from detrkit.data.formats.raw import RawImage
 from detrkit.data.validation.held_out import read_split, write_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
@@ -241,6 +242,18 @@ def test_detections_with_file_names_find_their_images(dataset: tuple[Path, dict[
     assert [row["image_id"] for row in actual] == [ids[name], ids[name], 8]
     with pytest.raises(DataError, match="which is none of them"):
         find_images([{"image_id": 1, "file_name": "other.jpg"}], images, where="x.json")
+
+
+def test_images_of_one_name_are_told_apart_by_their_folders() -> None:
+    images = [
+        RawImage(number, Path("/data/train") / name, name, 8, 8, [], "x.json")
+        for number, name in enumerate(("1.png", "a/1.png", "b/1.png"), 1)
+    ]
+    names = {"train/1.png": 1, "train/a/1.png": 2, "b/1.png": 3, "/elsewhere/train/b/1.png": 3}
+    rows = find_images([{"image_id": 9, "file_name": name} for name in names], images, where="x.json")
+    assert [row["image_id"] for row in rows] == list(names.values())
+    with pytest.raises(DataError, match=r"which several of them are called"):
+        find_images([{"image_id": 1, "file_name": "c/1.png"}], images, where="x.json")
 
 
 def test_classes_matched_by_id_alone_are_noted() -> None:

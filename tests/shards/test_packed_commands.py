@@ -7,6 +7,8 @@ import pytest
 
 import detrkit
 from detrkit import cli
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import check_dataset
 from detrkit.inference import sources
 from tests.training.conftest import TINY
 
@@ -50,6 +52,28 @@ def test_predict_reads_the_images_under_their_names(loose: Path, packed: Path, r
     assert len({row["image_id"] for row in rows}) == len(names)
 
 
+def test_detections_in_a_file_are_measured_on_packed_data(loose: Path, packed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "detections.json"
+    images = check_dataset(open_dataset(loose), required_splits={"val"}).splits["val"].images
+    rows = [
+        {
+            "image_id": 0,
+            "file_name": image.path.name,
+            "category_id": obj.category_id,
+            "bbox": [1, 2, 9, 9],
+            "score": 0.5,
+        }
+        for image in images
+        for obj in image.objects
+    ]
+    path.write_text(json.dumps(rows))
+    results = [
+        detrkit.evaluate("", data, detections=str(path), output_dir=str(tmp_path / name))
+        for name, data in (("loose", loose), ("packed", packed))
+    ]
+    assert results[0].metrics == results[1].metrics
+
+
 def test_packed_images_are_found_as_several(packed: Path, run: Path) -> None:
     assert sources.is_several(packed)
     detector = detrkit.Detector.load(run)
@@ -66,9 +90,6 @@ def test_packed_data_are_converted_back(loose: Path, packed: Path, tmp_path: Pat
 
 
 def test_folds_are_those_of_the_loose_files(loose: Path, packed: Path) -> None:
-    from detrkit.data.formats.detect import open_dataset
-    from detrkit.data.validation.validate import check_dataset
-
     both = [
         check_dataset(open_dataset(data, val_fraction=0, pooled=True), compare_images=True) for data in (packed, loose)
     ]

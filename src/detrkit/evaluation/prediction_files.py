@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -144,23 +144,27 @@ def _with_ids(row: dict[str, Any], *keys: str) -> dict[str, Any]:
 def find_images(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where: str) -> list[dict[str, Any]]:
     """Give detections the data set's own image ids, by `file_name` where they have one.
 
-    Files of `detrkit predict` have file names, and ids that are those of the data set only by chance. Ids that are
-    text, or too large, are those of the data set's file.
+    Files of `detrkit predict` have file names, and ids that are those of the data set only by chance. Of several
+    images of one name in different folders, the one whose path shares most of its end is meant. Ids that are text, or
+    too large, are those of the data set's file.
 
     Raises:
         DataError: a file is not among the images, or several of them are called so.
     """
     by_path = {image.path.resolve(): as_id(image.id) for image in images}
     by_text = {image.text_id: as_id(image.id) for image in images if image.text_id}
-    by_name: dict[str, set[int | None]] = {}
+    by_name: dict[str, list[RawImage]] = {}
     for image in images:
-        by_name.setdefault(Path(image.file_name).name, set()).add(as_id(image.id))
+        by_name.setdefault(Path(image.file_name).name, []).append(image)
+    ids_of: dict[str, set[int | None]] = {}
     result = []
     for row in rows:
         name = row.get("file_name")
         if isinstance(name, str):
-            path = Path(name)
-            same = {by_path[path.resolve()]} if path.resolve() in by_path else by_name.get(path.name, set())
+            if name not in ids_of:
+                resolved = Path(name).resolve()
+                ids_of[name] = {by_path[resolved]} if resolved in by_path else _called(name, by_name)
+            same = ids_of[name]
             if len(same) != 1:
                 raise DataError(
                     f"expected in {where} only detections of images of the data set, found file_name {name!r}, "
@@ -172,6 +176,24 @@ def find_images(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where
             row = row | {"image_id": by_text[text]}
         result.append(row)
     return result
+
+
+def _called(name: str, by_name: Mapping[str, Sequence[RawImage]]) -> set[int | None]:
+    """Ids of the images of a name; of several, those whose paths share most folders with it from the end."""
+    most, ids = 0, set[int | None]()
+    for image in by_name.get(Path(name).name, ()):
+        shared = max(_shared_end(PurePath(name), own) for own in (PurePath(image.file_name), image.path))
+        if shared > most:
+            most, ids = shared, set()
+        if shared == most:
+            ids.add(as_id(image.id))
+    return ids
+
+
+def _shared_end(a: PurePath, b: PurePath) -> int:
+    """Number of last parts that two paths have in common."""
+    pairs = zip(reversed(a.parts), reversed(b.parts), strict=False)
+    return next((k for k, (x, y) in enumerate(pairs) if x != y), min(len(a.parts), len(b.parts)))
 
 
 def _kind(value: Any) -> str:

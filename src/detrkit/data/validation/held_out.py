@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detrkit.data.formats.raw import RawDataset, RawImage
+from detrkit.data.formats.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.records import ImageRecord, Split, select_images
 from detrkit.errors import ConfigError
 from detrkit.files import write_atomic
@@ -81,9 +81,18 @@ def listed_images(raw: RawDataset, split: str) -> list[RawImage]:
         split: `train` or `val`.
     """
     if raw.held_out_split is None:
-        return raw.splits[split].images
+        return _listed(raw.splits[split])
     other = set(raw.held_out_split["train" if split == "val" else "val"])
-    return [image for image in raw.splits["train"].images if image.file_name not in other]
+    return [image for image in _listed(raw.splits["train"]) if image.file_name not in other]
+
+
+def _listed(raw_split: RawSplit) -> list[RawImage]:
+    if raw_split.checked is None:
+        return raw_split.images
+    return [
+        RawImage(image.id, image.path, image.file_name, image.height, image.width, [], raw_split.source)
+        for image in raw_split.checked.images
+    ]
 
 
 def write_split(path: str | Path, raw: RawDataset) -> None:
