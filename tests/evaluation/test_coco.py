@@ -114,6 +114,10 @@ def test_summary_reads_as_the_official_one() -> None:
         ({"bbox": "wide"}, "finite box"),
         ({"bbox": None}, "finite box"),
         ({"bbox": 5}, "finite box"),
+        ({"bbox": [0, [1, 2], 3, 4]}, "finite box"),
+        ({"bbox": {"x": 0, "y": 0, "w": 1, "h": 1}}, "finite box"),
+        ({"bbox": [0, 0, "9", 1]}, r"has bbox \[0, 0, '9', 1\]"),
+        ({"score": "0.5"}, "and score '0.5'"),
         ({"image_id": "5"}, "image id '5'"),
     ],
 )

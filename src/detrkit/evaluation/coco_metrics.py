@@ -202,10 +202,10 @@ def check_detections(
                 f"ground truth ({first_names(sorted(categories))}); write the data set's original category ids"
             )
         box = row["bbox"]
-        if np.ndim(box) != 1 or len(box) != 4 or not all(map(_finite, (*box, row["score"]))):
+        if not isinstance(box, Sequence | np.ndarray) or len(box) != 4 or not all(map(_finite, (*box, row["score"]))):
             raise DataError(
-                f"expected a finite box x, y, w, h and score, but detection {position}{of} has bbox {box} and "
-                f"score {row['score']}; remove it or repair what wrote it"
+                f"expected a finite box x, y, w, h and score as numbers, but detection {position}{of} has bbox "
+                f"{box!r} and score {row['score']!r}; remove it or repair what wrote it"
             )
         image = images[int(row["image_id"])]
         if iou_type == "segm" and {"height", "width"} <= image.keys():
