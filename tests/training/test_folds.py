@@ -22,6 +22,7 @@ from detrkit.evaluation.coco_metrics import compute_coco_metrics
 from detrkit.structures import Categories
 from detrkit.training import folds as folds_module
 from detrkit.training import train
+from detrkit.training.folds_report import mean_and_spread
 from tests.training.helpers import assert_same_run
 
 
@@ -100,6 +101,12 @@ def test_a_class_of_one_group_is_named() -> None:
     )
     assert classes_of_one_group(split, [0, 1, 2, 3]) == ["b"]
     assert classes_of_one_group(split, [0, 1, 2, 2]) == ["b", "c"]
+
+
+def test_the_deviation_of_one_measured_fold_is_undefined() -> None:
+    assert mean_and_spread([0.5, -1, -1]) == (0.5, -1)
+    assert mean_and_spread([-1, -1]) == (-1, -1)
+    assert mean_and_spread([0.5, 0.7, -1]) == pytest.approx((0.6, 0.1414), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +249,7 @@ def test_finished_folds_are_not_repeated_and_killed_ones_continue_exactly(
 def test_too_few_images_for_the_folds(tiny: Any, tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match="expected at least 20 groups of images for folds 20, found 16 images"):
         train(tiny(folds=20))
-    with pytest.raises(DataError, match="found 16 images in 2 groups that stay together"):
+    with pytest.raises(DataError, match=r"found 16 images in 2 groups, of copies .*; choose fewer folds"):
         train(tiny(folds=3, group_by="^(train|val)"))
     assert main(["train", str(tiny_data), "--folds", "1"]) == 2
     assert "--folds must be 0" in capsys.readouterr().err

@@ -46,11 +46,11 @@ def measure_fold(run_dir: Path, images: Split, detections: DetectionArrays, *, e
 
 
 def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and standard deviation of the values that were measured; the deviation of fewer than two is 0."""
+    """Mean and standard deviation of the values that were measured; -1 where there are too few."""
     measured = [value for value in values if value >= 0]
     if not measured:
-        return -1.0, 0.0
-    return statistics.fmean(measured), statistics.stdev(measured) if len(measured) > 1 else 0.0
+        return -1.0, -1.0
+    return statistics.fmean(measured), statistics.stdev(measured) if len(measured) > 1 else -1.0
 
 
 def write_folds_report(
@@ -84,7 +84,12 @@ def write_folds_report(
         "Folds",
         [Column("fold"), Column("images", 0), Column("epoch", 0), *map(Column, names)],
         [[fold.run_dir.name, fold.images, fold.epoch, *(fold.metrics[name] for name in names)] for fold in folds],
-        footer=["mean ± deviation", len(images), epochs, *(f"{mean:.3f} ± {dev:.3f}" for mean, dev in spread.values())],
+        footer=[
+            "mean ± deviation",
+            len(images),
+            epochs,
+            *(f"{_number(mean)} ± {_number(dev)}" for mean, dev in spread.values()),
+        ],
         note="Each fold is measured by the model that was trained on the others.",
     )
     content = write_report(
@@ -131,7 +136,12 @@ def write_folds_report(
 def _of_classes(folds: Sequence[FoldMetrics], classes: Mapping[str, tuple[float, float]]) -> Table:
     """AP of each class in each fold."""
     rows: list[list[Cell]] = [
-        [name, *(None if fold.per_class[name] < 0 else fold.per_class[name] for fold in folds), mean, deviation]
+        [
+            name,
+            *(None if fold.per_class[name] < 0 else fold.per_class[name] for fold in folds),
+            mean,
+            None if deviation < 0 else deviation,
+        ]
         for name, (mean, deviation) in classes.items()
         if mean >= 0
     ]
@@ -158,7 +168,7 @@ def _print(plain: Mapping[str, Any], names: Sequence[str], folder: Path) -> None
         table.add_row(fold["run"], str(fold["images"]), str(fold["epoch"]), *values)
     table.add_section()
     table.add_row("mean", "", str(plain["epochs"]), *(_number(plain["mean"][name]) for name in names))
-    table.add_row("deviation", "", "", *(f"{plain['deviation'][name]:.3f}" for name in names))
+    table.add_row("deviation", "", "", *(_number(plain["deviation"][name]) for name in names))
     table.add_row("all images", "", "", *(_number(plain["pooled"][name]) for name in names), style="bold")
     table.add_row("95 %", "", "", *(_interval(plain["intervals"].get(name)) for name in names))
     console.print(table)
@@ -168,7 +178,7 @@ def _print(plain: Mapping[str, Any], names: Sequence[str], folder: Path) -> None
         classes.add_column(head, justify="right", no_wrap=True)
     for row in sorted(plain["per_class"], key=lambda row: (-row["AP"], row["name"])):
         if row["objects"]:
-            cells = (_number(row["AP"]), _interval(row["interval"]), _number(row["mean"]), f"{row['deviation']:.3f}")
+            cells = (_number(row["AP"]), _interval(row["interval"]), _number(row["mean"]), _number(row["deviation"]))
             classes.add_row(one_line(row["name"]), str(row["objects"]), *cells)
     console.print(classes)
     console.print(f"Report: {folder / 'report'}")

@@ -88,9 +88,13 @@ def assign_folds(images: Sequence[ImageRecord], groups: Sequence[int], folds: in
     for position, group in enumerate(groups):
         members.setdefault(group, []).append(position)
     if len(members) < folds:
-        kept = "" if len(members) == len(images) else f" in {len(members)} groups that stay together"
+        kept, whole = "", len(members)
+        if whole < len(images):
+            kept = f" in {whole} group{'' if whole == 1 else 's'}, of copies or of one name, that stay whole"
         raise DataError(
-            f"expected at least {folds} groups of images for --folds {folds}, found {len(images)} images{kept}"
+            f"expected at least {folds} groups of images for --folds {folds}, found {len(images)} "
+            f"image{'' if len(images) == 1 else 's'}{kept}; "
+            + ("choose fewer folds, or add images" if whole > 1 else "add images that look different")
         )
     classes = [{obj.category_id for obj in image.objects if not obj.crowd} for image in images]
     counts = Counter(category for present in classes for category in present)
