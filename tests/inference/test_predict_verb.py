@@ -134,6 +134,8 @@ def test_broken_files_are_passed_over(
     assert captured.err.count("skipped") == 2
     assert "bad.jpg" in captured.err
     assert "2 of 3 files could not be read" in captured.out
+    run(checkpoint, tmp_path / "quiet", folder, quiet=True)
+    assert capsys.readouterr().err.count("skipped") == 2
 
 
 def test_nothing_readable_is_an_error_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:

@@ -290,7 +290,10 @@ class _Job:
     def _skip(self, why: str) -> None:
         self.broken.append(why)
         if not self.alone:
-            self.progress.console.print(f"skipped: {why}")
+            from detrkit.ops.console import make_console
+
+            console = make_console(stderr=True) if self.config.quiet else self.progress.console
+            console.print(f"skipped: {why}")
 
 
 def _size(image: Tensor) -> tuple[int, int]:
