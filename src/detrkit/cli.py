@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -194,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def attempt(argv: list[str]) -> int:
     """Run a command and return its exit status; print errors that the user can fix as one sentence."""
+    former, threading.excepthook = threading.excepthook, show_thread_error
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
@@ -216,6 +218,8 @@ def attempt(argv: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             discard_unwritable_output()
         return complain(sentence)
+    finally:
+        threading.excepthook = former
 
 
 def complain(sentence: str) -> int:
@@ -230,6 +234,12 @@ def show_warning(
     """Print a warning as one line, without the source line that raised it."""
     text = message.message if isinstance(message, DetrkitWarning) else str(message)
     print_text(f"detrkit: warning: {one_line(text)}", stderr=True)
+
+
+def show_thread_error(error: threading.ExceptHookArgs) -> None:
+    """Print the traceback of an error that ended a thread, unless the disk is full: the main thread says so."""
+    if not (isinstance(error.exc_value, OSError) and error.exc_value.errno in DISK_FULL):
+        threading.__excepthook__(error)
 
 
 def run(argv: list[str]) -> int:

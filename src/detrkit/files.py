@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import DISK_FULL, ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +54,24 @@ def refuse_folder(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
+def naming_full_disk(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Let the error of a full disk name what is written, not a file beside it, or none.
+
+    Args:
+        path: file or folder that is written.
+        temporary: where it lies meanwhile.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL and (
+            error.filename is None or (temporary and Path(error.filename).is_relative_to(temporary))
+        ):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which is renamed to `path` if the block ends without an error.
 
@@ -69,9 +87,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
+        with naming_full_disk(path, temporary):
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
@@ -92,7 +111,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
-        yield temporary
+        with naming_full_disk(path, temporary):
+            yield temporary
         temporary.chmod(0o777 & ~_umask())
         expect_new_folder(path)
         if path.is_dir():
@@ -158,6 +178,48 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
+def save_tensors(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain data to `path` atomically, in the format of `torch.save`.
+
+    Raises:
+        OSError: they cannot be written. The writer of torch itself raises its own RuntimeError for a full disk.
+    """
+    import torch
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def append_whole(file: io.FileIO, content: bytes, path: Path, *, sync: bool = False) -> None:
+    """Append to a file that is open without a buffer: all of the content, or nothing.
+
+    Args:
+        file: opened to append.
+        content: a line, for example.
+        path: of the file, for errors.
+        sync: wait until it is on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    start = file.seek(0, os.SEEK_END)
+    try:
+        with naming_full_disk(path):
+            while content:
+                content = content[file.write(content) :]  # a full disk takes a part, and then raises
+            if sync:
+                os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(start)
+        raise
+
+
 def save_image(path: str | Path, image: npt.NDArray[np.uint8]) -> None:
     """Write an image, uint8 RGB [H, W, 3], to `path` atomically, in the format of its ending (.jpg, .png, ...).
 
@@ -170,10 +232,17 @@ def save_image(path: str | Path, image: npt.NDArray[np.uint8]) -> None:
     image_format = Image.registered_extensions().get(path.suffix.lower())
     if image_format not in Image.SAVE:
         raise DataError(f"expected a file name ending in .jpg or .png for an image, found {path.name}")
+    write_atomic(path, image_bytes(image, str(image_format)))
+
+
+def image_bytes(image: npt.NDArray[np.uint8], image_format: str) -> bytes:
+    """The file of an image, uint8 RGB [H, W, 3], in a format of Pillow."""
+    from PIL import Image
+
     content = io.BytesIO()
     options = {"quality": 92} if image_format == "JPEG" else {}
     Image.fromarray(image).save(content, format=image_format, **options)
-    write_atomic(path, content.getvalue())
+    return content.getvalue()
 
 
 def _umask() -> int:

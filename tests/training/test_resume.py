@@ -3,6 +3,7 @@
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -148,8 +149,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(tiny, monkeypatch, tmp_path):
     run_dir = train(tiny(epochs=1)).run_dir
     before = (run_dir / "last.ckpt").read_bytes()
 
-    def full(content: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(content: object, file: IO[bytes]) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

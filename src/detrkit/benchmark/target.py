@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from detrkit.benchmark.noise_images import draw_images
 from detrkit.config.commands import BenchConfig
 from detrkit.config.train import TrainConfig
@@ -17,6 +15,7 @@ from detrkit.data.records import Split
 from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
+from detrkit.files import save_tensors
 from detrkit.models.checkpoints import Weights, load_weights
 from detrkit.models.checkpoints.file_kinds import VERSION
 from detrkit.structures import Batch, Categories
@@ -96,7 +95,7 @@ def make_target(config: BenchConfig, folder: Path) -> BenchmarkTarget:
                 setup.preprocessing, image_size=IMAGE_SIZE, value_range=split.value_range if split else None
             ).to_plain(),
         }
-        torch.save({"model": setup.model.state_dict(), "detrkit": metadata}, checkpoint)
+        save_tensors(checkpoint, {"model": setup.model.state_dict(), "detrkit": metadata})
         parts = config.model or "detr_resnet50", checkpoint, load_weights(checkpoint), setup
     if split is None:
         split = draw_images(folder / "images", max(config.images, config.batch_size), parts[2].categories)

@@ -6,11 +6,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from detrkit.errors import ConfigError
 from detrkit.exporting.formats.table import format_of_suffix
-from detrkit.files import atomic_path
+from detrkit.files import save_tensors
 from detrkit.models.checkpoints import Weights, load_weights, write_huggingface
 from detrkit.models.checkpoints.architecture import with_prefix
 from detrkit.models.checkpoints.file_kinds import VERSION
@@ -106,5 +104,4 @@ def write_reference_checkpoint(weights: Weights, path: str | Path) -> None:
         "categories": weights.categories.to_plain(),
         "preprocessing": weights.preprocessing.to_plain(),
     }
-    with atomic_path(path) as aside:
-        torch.save({"model": with_prefix(weights.state_dict), "detrkit": header}, aside)
+    save_tensors(path, {"model": with_prefix(weights.state_dict), "detrkit": header})

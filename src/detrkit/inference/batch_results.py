@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from detrkit.errors import ConfigError, DataError
+from detrkit.files import append_whole
 
 VERSION = 1
 """Of the format."""
@@ -43,14 +45,15 @@ class ResultFile:
         self.end: Row | None = None
         """What the last line says if the share was complete, see `close`."""
         self._path, self._header = path, dict(header)
-        self._file: IO[bytes] | None = None
+        self._file: io.FileIO | None = None
 
     def __enter__(self) -> ResultFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(self._path.open("a+b"))
+            file = stack.enter_context(self._path.open("ab", buffering=0))
             _lock(file, self._path)
-            whole = self._read(file)
+            with self._path.open("rb") as lines:
+                whole = self._read(lines)
             if file.seek(0, os.SEEK_END) > whole:
                 file.truncate(whole)
             self._file = file
@@ -80,8 +83,8 @@ class ResultFile:
 
     def _append(self, row: Row) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
-        self._file.flush()  # to the system, which keeps it when the process is killed
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+        append_whole(self._file, line, self._path)  # to the system, which keeps it when the process is killed
 
     def _read(self, file: IO[bytes]) -> int:
         """Note what is done, and return the number of bytes in whole lines."""
@@ -197,7 +200,7 @@ def read_rows(file: IO[bytes], path: Path) -> Iterator[tuple[Row, int]]:
         yield row, end
 
 
-def _lock(file: IO[bytes], path: Path) -> None:
+def _lock(file: io.FileIO, path: Path) -> None:
     """Lock a file until it is closed or the process ends.
 
     Raises:

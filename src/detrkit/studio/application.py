@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from detrkit.errors import DetrkitError
+from detrkit.errors import DISK_FULL, DetrkitError
 from detrkit.serving.app import apologize, refuse
 from detrkit.serving.refused import RefusedError
 from detrkit.serving.routes import json_response
@@ -72,7 +71,7 @@ def build_app(project: Project, token: str, hosts: Iterable[str] = ()) -> FastAP
 async def explain_file_error(request: Request, error: Exception) -> Response:
     """Answer in a sentence where a file of the project cannot be read or written."""
     assert isinstance(error, OSError)
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in DISK_FULL
     advice = "make room on the disk and try again" if full else "look at the file and its permissions"
     sentence = f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}; {advice}"
     return await refuse(request, RefusedError(507 if full else 422, sentence))

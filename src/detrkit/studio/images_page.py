@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -80,12 +81,11 @@ def router(project: Project) -> APIRouter:
         tag = f'"{project.thumbnails.key(path)}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
-        return FileResponse(project.thumbnails.thumbnail(path, info, catalog.value_range), headers={"ETag": tag})
+        return _file_response(project.thumbnails.thumbnail(path, info, catalog.value_range), "image/jpeg", ETag=tag)
 
     def image(image: str) -> Response:
         path = project.image(image)
-        file, kind = project.thumbnails.displayable(path, catalog.images[image], catalog.value_range)
-        return FileResponse(file, media_type=kind)
+        return _file_response(*project.thumbnails.displayable(path, catalog.images[image], catalog.value_range))
 
     routes.add_api_route("/images", images)
     routes.add_api_route("/objects", objects, methods=["POST"])
@@ -93,6 +93,13 @@ def router(project: Project) -> APIRouter:
     routes.add_api_route("/thumbnail", thumbnail)
     routes.add_api_route("/image", image)
     return routes
+
+
+def _file_response(file: Path | bytes, kind: str, **headers: str) -> Response:
+    """Answer with an image: a file, or its content."""
+    if isinstance(file, bytes):
+        return Response(file, media_type=kind, headers=headers)
+    return FileResponse(file, media_type=kind, headers=headers)
 
 
 def size_of(project: Project, name: str) -> tuple[int, int]:

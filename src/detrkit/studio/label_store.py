@@ -27,7 +27,7 @@ from detrkit.data.files.file_index import STUDIO_LABELS
 from detrkit.data.formats.outlines import polygons_or_rle
 from detrkit.data.records import ImageRecord, ObjectRecord, Split
 from detrkit.errors import DataError
-from detrkit.files import JsonRows, atomic_path
+from detrkit.files import JsonRows, append_whole, atomic_path
 from detrkit.serving.refused import RefusedError
 from detrkit.studio.class_list import ClassList
 
@@ -298,16 +298,7 @@ class LabelStore:
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         self.folder.mkdir(exist_ok=True)
         with self.journal.open("ab", buffering=0) as file:
-            start = file.seek(0, os.SEEK_END)
-            try:
-                written = file.write(line)
-                if written != len(line):
-                    written += file.write(line[written:])  # raises where the disk is full
-                os.fsync(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    file.truncate(start)
-                raise
+            append_whole(file, line, self.journal, sync=True)
         self._sequence += 1
 
     def _journal_rows(self) -> Iterator[Plain]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ MOST_OPENED = 8
 
 def list_data(project: Project) -> dict[str, Any]:
     """List the places of a project that may be data sets, and the first one that is."""
-    write_labels(project)
+    with suppress(OSError):  # a full disk; what reads the labels says so
+        write_labels(project)
     places = list(_places(project))[:MOST_CANDIDATES]
     first = None
     for place in places[:MOST_OPENED]:

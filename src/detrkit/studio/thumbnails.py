@@ -15,8 +15,8 @@ import numpy.typing as npt
 from detrkit.data.decode.images import ignore_unknown_range, read_image
 from detrkit.data.decode.images import upright as rotate_upright
 from detrkit.data.validation.image_probe import ImageInfo
-from detrkit.errors import DataError
-from detrkit.files import save_image
+from detrkit.errors import DISK_FULL, DataError
+from detrkit.files import image_bytes, write_atomic
 from detrkit.ops.value_range import ValueRange
 
 SIDE = 256
@@ -53,8 +53,8 @@ class Thumbnails:
         text = f"{path.relative_to(self.root)}\0{state.st_mtime_ns}\0{state.st_size}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
-    def thumbnail(self, path: Path, info: ImageInfo, value_range: ValueRange | None) -> Path:
-        """A small JPEG of an image.
+    def thumbnail(self, path: Path, info: ImageInfo, value_range: ValueRange | None) -> Path | bytes:
+        """A small JPEG of an image: its file, or where the disk is full its content.
 
         Raises:
             DataError: the image cannot be decoded.
@@ -62,8 +62,8 @@ class Thumbnails:
         """
         return self._kept(f"{self.key(path)}.jpg", lambda: self._small(path, info, value_range))
 
-    def displayable(self, path: Path, info: ImageInfo, value_range: ValueRange | None) -> tuple[Path, str]:
-        """A file of an image that browsers show, and its type: the image itself where they can.
+    def displayable(self, path: Path, info: ImageInfo, value_range: ValueRange | None) -> tuple[Path | bytes, str]:
+        """A file of an image that browsers show, and its type: the image itself where they can; see `thumbnail`.
 
         Raises:
             DataError: the image cannot be decoded.
@@ -76,12 +76,18 @@ class Thumbnails:
             return path, kind
         return self._kept(f"{self.key(path)}-large.jpg", lambda: self._large(path, value_range)), "image/jpeg"
 
-    def _kept(self, name: str, make: Callable[[], npt.NDArray[np.uint8]]) -> Path:
+    def _kept(self, name: str, make: Callable[[], npt.NDArray[np.uint8]]) -> Path | bytes:
         target = self.cache / name[:2] / name
         if not target.exists():
             with self._slots:
                 if not target.exists():
-                    save_image(target, make())
+                    content = image_bytes(make(), "JPEG")
+                    try:
+                        write_atomic(target, content)
+                    except OSError as error:
+                        if error.errno in DISK_FULL:
+                            return content
+                        raise
         return target
 
     def _small(self, path: Path, info: ImageInfo, value_range: ValueRange | None) -> npt.NDArray[np.uint8]:

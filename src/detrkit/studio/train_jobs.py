@@ -17,7 +17,7 @@ from typing import Any
 
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, DataError
-from detrkit.files import LAST, PROCESS, write_atomic
+from detrkit.files import LAST, PROCESS, append_whole, write_atomic
 from detrkit.ops.processes import ProcessMark
 from detrkit.studio.project import Project
 from detrkit.studio.proposal import write_labels
@@ -118,10 +118,16 @@ class Jobs:
         name = re.sub(r"[^\w.-]", "_", source.stem if source != self.project.root else self.project.root.name)
         folder = run / f"report-{name}-{'train' if split == 'train' else 'val'}"
         with self._lock:
+            new = not folder.exists()
             folder.mkdir(exist_ok=True)
             refuse_running(folder)
             places = ["--weights", _argument(name_of(self.project, run)), "--output_dir", name_of(self.project, folder)]
-            self._start(["eval", _argument(data or "."), *places, "--split", split], folder)
+            try:
+                self._start(["eval", _argument(data or "."), *places, "--split", split], folder)
+            except OSError:
+                if new:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
         return folder
 
     def _new_folder(self, name: str) -> Path:
@@ -146,9 +152,8 @@ class Jobs:
         write_labels(self.project)
         self._children = [child for child in self._children if child.poll() is None]
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "160"}
-        with (folder / LOG).open("wb") as log:
-            log.write(f"detrkit {shlex.join(command)}\n".encode())
-            log.flush()
+        with (folder / LOG).open("wb", buffering=0) as log:
+            append_whole(log, f"detrkit {shlex.join(command)}\n".encode(), folder / LOG)
             child = subprocess.Popen(
                 [sys.executable, "-m", "detrkit", *command],
                 cwd=self.project.root,

@@ -13,7 +13,6 @@ All of it is tensors and plain data, and loads with `weights_only=True`.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -26,8 +25,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from detrkit.errors import ConfigError, TrainingError, WeightsError
-from detrkit.files import BEST, LAST, atomic_path
+from detrkit.errors import DISK_FULL, ConfigError, TrainingError, WeightsError
+from detrkit.files import BEST, LAST, save_tensors
 from detrkit.models.checkpoints.safe import check_content
 from detrkit.ops.text import first_names
 
@@ -39,13 +38,9 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         TrainingError: the checkpoint cannot be written; a former file of this name is intact.
     """
     try:
-        with atomic_path(path) as aside:
-            torch.save(checkpoint, aside)
-    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        no_space = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if isinstance(error, RuntimeError) and "write" not in str(error) and "unexpected pos" not in str(error):
-            raise
-        why = "the disk is full" if no_space else str(error)
+        save_tensors(path, checkpoint)
+    except OSError as error:
+        why = "the disk is full" if error.errno in DISK_FULL else str(error)
         after = "make room and start again, since there is no checkpoint yet"
         if path.exists():
             after = "the checkpoint before it is intact; make room and resume with --resume auto"

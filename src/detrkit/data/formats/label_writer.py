@@ -24,7 +24,7 @@ from detrkit.data.files.pairing import layout_key
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.data.records import ImageRecord, ObjectRecord
 from detrkit.data.shards.packed_index import is_member, open_file, read_file
-from detrkit.errors import DataError
+from detrkit.errors import DISK_FULL, DataError
 from detrkit.files import save_image
 from detrkit.structures import Categories
 
@@ -185,6 +185,8 @@ class LabelWriter(ABC):
                 shutil.copyfile(source, target)
                 self._copied += 1
         except OSError as error:
+            if error.errno in DISK_FULL:
+                raise OSError(error.errno, error.strerror, str(target)) from None
             raise DataError(f"cannot copy the image {source}: {error.strerror or error}") from None
 
 
