@@ -3,18 +3,21 @@
     detrkit demo --output_dir project/runs/demo
     mv project/runs/demo/data project/data
     detrkit eval project/data --weights project/runs/demo
-    python benchmarks/studio_screenshots.py project docs/images
+    python benchmarks/studio_screenshots.py project docs/images --labels LABELS
 
+LABELS is a copy of a data set with boxes, for the pages on images and labels; the guide shows the blood cells of BCCD.
 It needs Chromium and playwright.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +31,22 @@ LONG = 300_000
 """Milliseconds to wait for what loads a model."""
 
 
-def main(project: Path, output: Path) -> None:
+def main(project: Path, output: Path, labels: Path | None = None) -> None:
     """Open the pages of the studio, and write their screenshots."""
+    if labels:
+        shoot(labels, output, {"images": images, "label": label}, quality=74)
+    shoot(project, output, {"train": train, "results": results, "try": try_detector}, quality=82)
+
+
+def shoot(project: Path, output: Path, pages: dict[str, Callable[[Page, Path], None]], quality: int) -> None:
+    """Write screenshots of the studio of one folder.
+
+    Args:
+        project: project folder.
+        output: folder to write to.
+        pages: name of each page, and the function that shows it.
+        quality: of the files, 0 to 100.
+    """
     from playwright.sync_api import sync_playwright
 
     command = [sys.executable, "-m", "detrkit", "studio", str(project), "--port", "0", "--no_browser"]
@@ -41,11 +58,11 @@ def main(project: Path, output: Path) -> None:
         page.set_default_timeout(LONG)
         page.goto(address)
         try:
-            for name, show in PAGES.items():
+            for name, show in pages.items():
                 show(page, project)
                 page.wait_for_timeout(1500)
                 image = Image.open(io.BytesIO(page.screenshot()))
-                image.save(output / f"studio_{name}.webp", quality=82, method=6)
+                image.save(output / f"studio_{name}.webp", quality=quality, method=6)
         finally:
             browser.close()
             studio.terminate()
@@ -54,6 +71,22 @@ def main(project: Path, output: Path) -> None:
 def first_image(project: Path) -> Path:
     """An image of the held-out ones."""
     return sorted((project / "data/images/val").iterdir())[3]
+
+
+def images(page: Page, project: Path) -> None:
+    """Show the grid with labels."""
+    page.locator("#pages").get_by_role("link", name="Images").click()
+    page.locator(".tile .objects").first.wait_for()
+    page.evaluate("Promise.all([...document.querySelectorAll('.tile img')].map((image) => image.decode()))")
+
+
+def label(page: Page, project: Path) -> None:
+    """Show an image of many objects with one of them selected."""
+    page.get_by_label("Sort by").select_option("objects")
+    page.wait_for_timeout(1500)
+    page.locator(".tile").first.click()
+    page.locator(".object-list .line").nth(2).click()
+    page.mouse.move(0, 0)
 
 
 def train(page: Page, project: Path) -> None:
@@ -87,7 +120,9 @@ def try_detector(page: Page, project: Path) -> None:
     page.locator(".attention img").wait_for()
 
 
-PAGES = {"train": train, "results": results, "try": try_detector}
-
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("project", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--labels", type=Path)
+    main(**vars(parser.parse_args()))
