@@ -214,6 +214,21 @@ def test_suggestions_of_a_detector_are_accepted_corrected_and_rejected(
         assert other[1] < moved[1] <= other[1] + 10.02
 
 
+def test_an_image_that_cannot_be_decoded_does_not_end_the_round(browser: Browser, tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path / "set")
+    (folder / "images/1.png").write_text("no image")
+    with (
+        studio_of(folder) as studio,
+        page_of(browser, studio, "#/label/images%2F0.png", refusals=True) as page,
+    ):
+        page.get_by_role("heading", name="2 objects").wait_for()
+        page.keyboard.press("n")
+        page.get_by_role("heading", name="images/1.png").wait_for()
+        page.get_by_text("cannot be decoded; replace or remove it").wait_for()
+        page.get_by_role("link", name="Next image").click()
+        page.get_by_role("heading", name="2.png").wait_for()
+
+
 def test_the_labels_are_exported_in_another_format(browser: Browser, tmp_path: Path) -> None:
     folder = coco_folder(tmp_path / "set", names=("cell", "dust"))
     with studio_of(folder) as studio, page_of(browser, studio, "#/label/images%2F0.png") as page:

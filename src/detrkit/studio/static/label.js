@@ -1,6 +1,6 @@
 /** The page Label: draw and correct the objects of one image. */
 
-import { get, send, showError } from "./api.js";
+import { ApiError, get, send, showError } from "./api.js";
 import { announce, html, toast } from "./dom.js";
 import { classesDialog } from "./classes.js";
 import { Editor } from "./editor.js";
@@ -48,6 +48,19 @@ function addressOf(name) {
 }
 
 /**
+ * Say that an image cannot be labeled, and lead to the images around it.
+ * @param {HTMLElement} root
+ * @param {string} name
+ * @param {string[]} queue
+ * @param {string} sentence
+ */
+function showUnusable(root, name, queue, sentence) {
+  const at = queue.indexOf(name);
+  const link = (/** @type {string | undefined} */ to, /** @type {string} */ text) => (to === undefined ? null : html("a", { class: "button", href: addressOf(to) }, text));
+  root.append(html("h1", {}, name), html("p", { class: "empty" }, sentence), html("div", { class: "tools" }, link(queue[at - 1], "Image before"), link(queue[at + 1], "Next image")));
+}
+
+/**
  * Show the page.
  * @param {HTMLElement} root
  * @param {import("./main.js").Params} params
@@ -62,7 +75,11 @@ export async function render(root, params) {
     return () => {};
   }
   if (!params.path[0]) history.replaceState(null, "", addressOf(name));
-  const answer = await get(`labels?image=${encodeURIComponent(name)}`);
+  const answer = await get(`labels?image=${encodeURIComponent(name)}`).catch((error) => {
+    if (!(error instanceof ApiError) || !error.status) throw error;
+    showUnusable(root, name, queue, error.message);
+  });
+  if (!answer) return () => {};
   const { detectors } = await get("try/detectors");
   const page = new LabelPage(root, name, queue, answer, detectors);
   return () => page.close();
