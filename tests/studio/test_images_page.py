@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import zlib
@@ -224,3 +225,11 @@ def test_ten_thousand_images_make_no_more_tiles_than_are_in_view(browser: Browse
         page.wait_for_timeout(300)
         assert page.locator(".tile").count() < 100
         assert len(requests) < 1000  # of 1800: images that are scrolled past are not asked for
+
+
+def test_deep_images_without_labels_are_not_shown_black(tmp_path: Path) -> None:
+    gray = np.linspace(0, 4095, 80 * 60).reshape(60, 80).astype(np.uint16)
+    Image.fromarray(gray).save(tmp_path / "deep.png")
+    with studio_of(tmp_path) as studio:
+        shown = Image.open(io.BytesIO(studio.get("/api/image?image=deep.png").body))
+    assert np.asarray(shown).max() > 240

@@ -17,6 +17,7 @@ from detrkit.data.validation.findings import Finding
 from detrkit.data.validation.image_probe import ImageInfo, probe_images
 from detrkit.data.validation.near_duplicates import find_near_duplicates
 from detrkit.data.validation.validate import CheckReport, check_dataset
+from detrkit.data.validation.value_extents import find_value_range
 from detrkit.errors import DetrkitError
 from detrkit.ops.value_range import ValueRange
 from detrkit.studio.label_store import LabelStore
@@ -100,7 +101,11 @@ class Catalog:
             self.notes = [f"a bug of detrkit ({type(error).__name__}) while labels were read; the log has more"]
         masks = _mask_files(splits) | _panoptic_maps(paths)
         names = sorted(self._names([path for path in paths if path not in masks]))
-        self.images = dict(zip(names, probe_images(self.root / name for name in names), strict=True))
+        find = self.value_range is None  # there are no labels, or none on images of more than 8 bits
+        probed = probe_images((self.root / name for name in names), values=find)
+        if find:
+            self.value_range = find_value_range(info.extent for info in probed if info.extent)
+        self.images = dict(zip(names, probed, strict=True))
         for name, info in self.images.items():
             if info.problem and not self.findings.get(name):
                 self.findings[name] = [Finding(info.problem, name, detail=info.detail)]
