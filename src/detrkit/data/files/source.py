@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any, TypeVar
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.image_finder import ImageFinder
 from detrkit.data.validation.findings import Findings
+from detrkit.ops.text import one_line
 
 Item = TypeVar("Item")
+_MOST_NAMES = 8
+"""Attributes that a note names."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Source:
     """Files that were used besides images and annotation files: lists, class names, settings."""
     left_out: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Unused file -> (kind of finding, or empty for the default kind, and the reason)."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Name of an attribute that records of detrkit do not hold -> number of objects that have it."""
     finder: ImageFinder = field(init=False)
     """Finds image files by the names that annotations give them."""
 
@@ -69,6 +75,19 @@ class Source:
     def leave_out(self, paths: Iterable[Path], reason: str, kind: str = "") -> None:
         """Record why files are not used; `kind` of finding, by default `image_unused` or `annotations_unused`."""
         self.left_out.update((str(path), (kind, reason)) for path in paths)
+
+    def add_attributes(self, attributes: Mapping[Any, Any]) -> None:
+        """Count the attributes of an object that say something: an empty or false one does not."""
+        for name, value in attributes.items():
+            if str(value or "").strip().lower() not in ("", "0", "0.0", "false", "unspecified"):
+                self.unread[str(name)] += 1
+
+    def note_attributes(self) -> None:
+        """Note the attributes of objects that are not used, once all objects are read."""
+        if self.unread:
+            names = [f"{one_line(name)} ({count})" for name, count in self.unread.most_common(_MOST_NAMES)]
+            more = f" and {len(self.unread) - _MOST_NAMES} more" if len(self.unread) > _MOST_NAMES else ""
+            self.notes.append(f"attributes of objects are not used: {', '.join(names)}{more}")
 
     def named_folders(self, split_name: str) -> list[Path]:
         """Image folders that the user named: the one of this split, else those of all splits."""

@@ -90,6 +90,9 @@ def read_records(
         if not _has_size(box) and (around := box_of_segmentation(outline)) is not None:
             findings.add("box_from_mask", path, where, f"found {box!r}"[:80])
             box = around
+        attributes = row.get("attributes")
+        if attributes and isinstance(attributes, dict):  # of CVAT: its rotation is read
+            source.add_attributes({name: value for name, value in attributes.items() if name != "rotation"})
         number_of_object = as_id(row.get("id"))
         owner.objects.append(
             RawObject(

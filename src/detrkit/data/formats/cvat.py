@@ -101,6 +101,8 @@ def _read_image(element: ET.Element, path: Path, source: Source) -> ListedImage:
         box, outline = place
         rotation = (number(shape.get("rotation")) or 0.0) if shape.tag == "box" else 0.0
         label = printable(shape.get("label") or "") or None
+        flags = {"occluded": shape.get("occluded"), "group": shape.get("group_id")}
+        source.add_attributes(flags | {row.get("name"): row.text for row in shape.iter("attribute")})
         image.objects.append(RawObject(None, label, box, None, False, outline, where, rotation))
     return image
 

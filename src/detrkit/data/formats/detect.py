@@ -229,6 +229,7 @@ def _load(root: Path, data_format: str, options: ReadOptions) -> RawDataset:
             failures[name] = error
             continue
         _note_other_formats(source, name, evidence, failures)
+        source.note_attributes()
         if (root / STUDIO_LABELS).is_dir():
             source.notes.append(f"the labels of detrkit studio are a data set of their own: {root / STUDIO_LABELS}")
         share_categories(list(splits.values()), source.findings)

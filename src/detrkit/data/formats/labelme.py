@@ -302,6 +302,8 @@ def _make_objects(file: _File, source: Source) -> list[RawObject]:
             source.findings.add("shape_no_object", file.path, where, f"shape type {kind!r}")
             continue
         box, outline = shape_outline
+        flags = shape.get("flags")
+        source.add_attributes({"description": shape.get("description")} | (flags if isinstance(flags, dict) else {}))
         label = printable(shape.get("label"))
         group = shape.get("group_id")
         first = groups.get((label, repr(group))) if kind == "polygon" and group is not None else None

@@ -191,6 +191,9 @@ def _read_file(xml_file: Path, image_file: Path | None, source: Source) -> RawIm
         box, outline = _box_and_outline(element, xml_file, where, findings)
         category = " ".join((element.findtext("name") or "").split())
         difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
+        flags = {name: element.findtext(name) for name in ("pose", "truncated", "occluded")}
+        named = {row.findtext("name"): row.findtext("value") for row in element.iterfind("attributes/attribute")}
+        source.add_attributes(flags | {name: value for name, value in named.items() if name != "rotation"})
         image.objects.append(RawObject(None, category, box, None, difficult, outline, where, voc_rotation(element)))
     return image
 

@@ -123,6 +123,7 @@ def _pack_large(large: LargeCoco, config: PackConfig, output: Path, progress: Pr
                 )
         shutil.rmtree(opened.folder)
         pack.close()
+    large.source.note_attributes()
     notes = [
         f"{path.name} ({path.stat().st_size / 1e6:.0f} MB) was read in {opened.parts[name].number} parts"
         for name, path in large.files.items()
