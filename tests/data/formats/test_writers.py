@@ -69,18 +69,21 @@ def assert_equal(old: Split, new: Split, to: str, *, masks: bool = True) -> None
         names = [old.categories.names[old.categories.index_of_id[obj.category_id]] for obj in objects]
         assert [new.categories.names[new.categories.index_of_id[obj.category_id]] for obj in copy.objects] == names
         assert [obj.crowd for obj in copy.objects] == [obj.crowd for obj in objects]
-        if not (to == "yolo" and new.has_masks):  # whose boxes are those around the polygons
-            for one, other in zip(objects, copy.objects, strict=True):
-                box = one.box
-                if to == "yolo":
-                    limits = (image.width, image.height) * 2
-                    box = tuple(min(max(value, 0), limit) for value, limit in zip(box, limits, strict=True))
-                assert other.box == pytest.approx(box, abs=2e-5)
+        as_outlines = to == "yolo" and new.has_masks  # boxes are then those around the polygons
+        for one, other in zip(objects, copy.objects, strict=True):
+            if as_outlines and one.segmentation is not None:
+                continue
+            box = one.box
+            if to == "yolo":
+                limits = (image.width, image.height) * 2
+                box = tuple(min(max(value, 0), limit) for value, limit in zip(box, limits, strict=True))
+            assert other.box == pytest.approx(box, abs=2e-5)
         if masks and to != "voc":
-            assert torch.equal(pixels(image, objects), pixels(copy, copy.objects))
+            # a box that became a polygon may end half a pixel to the eighth decimal, where rounding decides the pixel
+            kept = [k for k, obj in enumerate(objects) if not as_outlines or obj.segmentation is not None]
+            old_masks, new_masks = (pixels(image, [some[k] for k in kept]) for some in (objects, copy.objects))
+            assert torch.equal(old_masks, new_masks)
 
-
-# --- any data set ----------------------------------------------------------------------------------------------------
 
 NAMES = st.text(st.sampled_from("ab:#'\"-, .é日本{}&<>1%?"), min_size=1, max_size=6).map(str.strip).filter(bool)
 FILE_NAMES = st.text(st.sampled_from("abéü日 ._-#%&'1"), min_size=1, max_size=5).filter(lambda text: text.strip(" ."))
