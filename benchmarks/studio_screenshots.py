@@ -31,11 +31,16 @@ LONG = 300_000
 """Milliseconds to wait for what loads a model."""
 
 
-def main(project: Path, output: Path, labels: Path | None = None) -> None:
+def main() -> None:
     """Open the pages of the studio, and write their screenshots."""
-    if labels:
-        shoot(labels, output, {"images": images, "label": label}, quality=74)
-    shoot(project, output, {"train": train, "results": results, "try": try_detector}, quality=82)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("project", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--labels", type=Path)
+    flags = parser.parse_args()
+    if flags.labels:
+        shoot(flags.labels, flags.output, {"images": images, "label": label}, quality=74)
+    shoot(flags.project, flags.output, {"train": train, "results": results, "try": try_detector}, quality=82)
 
 
 def shoot(project: Path, output: Path, pages: dict[str, Callable[[Page, Path], None]], quality: int) -> None:
@@ -121,8 +126,4 @@ def try_detector(page: Page, project: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("project", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--labels", type=Path)
-    main(**vars(parser.parse_args()))
+    main()

@@ -34,12 +34,13 @@ loop.Trainer.train_step = train_step
 DIE_IN_SAVE = """
 import os, signal, torch
 whole, calls = torch.save, []
-def save(content, path):
-    calls.append(path)
+def save(content, file):
+    calls.append(file)
     if len(calls) == %d:
-        path.write_bytes(b"half a checkpoint")
+        file.write(b"half a checkpoint")
+        file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-    whole(content, path)
+    whole(content, file)
 torch.save = save
 """
 
