@@ -149,7 +149,7 @@ def measure_path(name: str, *, dry_run: bool) -> tuple[Rows, bool]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             rows = PATHS[name]("cpu" if dry_run else "cuda", 0.002 if dry_run else 1.0, Path(folder))
-    except Exception as problem:  # whatever it is: on a borrowed machine it must not cost the other paths
+    except Exception as problem:  # of any kind, which must not cost the figures of the other paths
         traceback.print_exc()
         return [(name, f"not measured: {type(problem).__name__}: {problem}")], False
     return [*rows, (f"{name}: seconds in all", f"{time.perf_counter() - begin:.0f}")], True

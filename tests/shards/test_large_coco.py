@@ -143,6 +143,15 @@ def test_a_broken_large_file_is_refused_in_one_sentence(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_attributes_in_all_parts_are_noted_once(data: Path, tmp_path: Path, small_parts) -> None:
+    total = 0
+    for path in data.glob("*.json"):
+        edit(path, annotations=lambda rows: [{**row, "attributes": {"depth": "deep"}} for row in rows])
+        total += len(json.loads(path.read_text())["annotations"])
+    notes = detrkit.pack(data, tmp_path / "packed").notes
+    assert [note for note in notes if "attributes" in note] == [f"attributes of objects are not used: depth ({total})"]
+
+
 def test_one_large_file_of_several_splits_is_refused(data: Path, tmp_path: Path, small_parts) -> None:
     (data / "val.json").unlink()
     path = (data / "train.json").rename(data / "all.json")

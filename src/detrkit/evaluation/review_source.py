@@ -178,10 +178,7 @@ def _was_trained_on(kwargs: DatasetKwargs, folder: Path) -> bool:
 
 def _pooled_names(raw: RawDataset) -> dict[tuple[str, str], str]:
     """(split, file name) -> the name of the image where the splits are pooled, see `pool_splits`."""
-    listed = {
-        name: split.images if split.checked is None else split.checked.images for name, split in raw.splits.items()
-    }
-    names = {split: [image.file_name for image in images] for split, images in listed.items()}
+    names = {name: [image.file_name for image in split.listed] for name, split in raw.splits.items()}
     counts = Counter(name for own in names.values() for name in own)
     return {
         (split, name): f"{split}/{name}" if counts[name] > 1 else name for split, own in names.items() for name in own

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from detrkit.data.records import Split
+from detrkit.data.records import ImageRecord, Split
 from detrkit.data.validation.findings import Findings
 from detrkit.structures import Categories
 
@@ -88,7 +88,12 @@ class RawSplit:
     """The splits of packed data that were made one, which is `checked`, a list of records."""
 
     def __len__(self) -> int:
-        return len(self.images if self.checked is None else self.checked)
+        return len(self.listed)
+
+    @property
+    def listed(self) -> Sequence[RawImage | ImageRecord]:
+        """The images, as they were read or as they were packed."""
+        return self.images if self.checked is None else self.checked.images
 
 
 @dataclass
